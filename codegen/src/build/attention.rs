@@ -1,0 +1,256 @@
+//! Attention over the paged latent cache, split over the cached tokens (flash-decoding on MLA's shared rows).
+//!
+//! Heads and new tokens are packed in the rows: row m is token m / H, head m mod H. A cached row is both key and value,
+//! so that its tile is read from device memory once. Softmax runs online, in base 2 with log2(e) in the scale
+//! (FlashAttention, arXiv 2205.14135); each split leaves its result and natural log-sum-exp for [`super::combine`].
+
+use super::error::BuildError;
+use super::program::{Pages, ProgramBuilder, Span, block_x, block_y, block_z};
+use crate::tile::{Access, BLayout, Expr, ReduceOp, Stmt, TileId, TileProgram, View};
+use mlafuse_ir::graph::ValueId;
+use mlafuse_ir::plan::{AttentionRegion, View as Placed};
+use mlafuse_ir::size::{Size, Symbol};
+use std::f32::consts::{LN_2, LOG2_E};
+
+/// Columns of the tiles.
+struct Widths {
+    /// Of a cached row.
+    row: usize,
+    /// Of the value accumulator: the value columns, padded to whole fragments of the warps that share a row.
+    value: usize,
+    /// Of the shared tiles: enough for both, and whole steps of a tensor core.
+    tile: usize,
+}
+
+struct Tiles {
+    q: TileId,
+    kv: TileId,
+    scores: TileId,
+    weights: TileId,
+    out: TileId,
+    /// Number of keys each row sees.
+    visible: TileId,
+    max: TileId,
+    max_before: TileId,
+    /// max, but 0 where it is -inf.
+    base: TileId,
+    decay: TileId,
+    partial_sum: TileId,
+    sum: TileId,
+}
+
+pub(super) fn build(mut p: ProgramBuilder, region: &AttentionRegion) -> Result<TileProgram, BuildError> {
+    let cache = p.view(region.cache)?;
+    let batch_lengths = [p.view(region.q_len)?, p.view(region.kv_len)?];
+    let table = p.view(region.block_table)?;
+    let widths = widths(&p, region, cache)?;
+    let tiles = declare(&mut p, &widths, cache);
+    let (block_m, block_n) = (p.schedule.block_m, p.schedule.block_n);
+    let first_query = p.view(first(&p, region)?)?;
+    let [batch, tokens] = [0, 1].map(|axis| first_query.shape.get(axis).copied().unwrap_or(1.into()));
+    let rows = Size::constant(region.n_heads).times(tokens);
+    let grid = [p.row_blocks::<1>(&[], &rows), p.extent(&Size::one().times(batch)), p.symbol(Symbol::Z)];
+
+    let mut body = Vec::new();
+    let row = p.bind(&mut body, "row_start", block_x() * block_m);
+    let [q_value, kv_value] = batch_lengths.map(|lengths| p.load_int(lengths, block_y()));
+    let q_len = p.bind(&mut body, "q", q_value);
+    let kv_len = p.bind(&mut body, "kv", kv_value);
+    let all = kv_len.clone().ceil_div(block_n);
+    let splits = p.symbol(Symbol::Z);
+    let share = p.bind(&mut body, "share", all.clone().ceil_div(splits));
+    let begin = p.bind(&mut body, "begin", block_z() * share.clone());
+    let end = p.bind(&mut body, "end", (begin.clone() + share).min(all));
+    let limit = p.extent(&rows);
+
+    let lse = lse_view(&mut p, region, row.clone(), limit.clone());
+    body.push(Stmt::Comment("A split without tokens has no weight; the combine never reads its part.".into()));
+    body.push(Stmt::If {
+        cond: end.clone().le(begin.clone()),
+        body: vec![
+            Stmt::Fill { dst: tiles.sum, value: f32::NEG_INFINITY },
+            Stmt::Store { dst: lse.clone(), src: tiles.sum, cols: 0..1 },
+            Stmt::Return,
+        ],
+    });
+    load_query(&mut p, region, &tiles, widths.tile, [row.clone(), limit.clone()], &mut body)?;
+    // Token t sees the keys before min(kv_len, kv_len - q_len + t + 1).
+    let token = (row.clone() + Expr::Row) / region.n_heads;
+    let visible = kv_len.clone().min(kv_len.clone() - q_len + token + 1);
+    body.push(Stmt::Map { dst: tiles.visible, value: visible.to_float() });
+    body.push(Stmt::Fill { dst: tiles.max, value: f32::NEG_INFINITY });
+    body.push(Stmt::Fill { dst: tiles.partial_sum, value: 0.0 });
+    body.push(Stmt::Fill { dst: tiles.out, value: 0.0 });
+
+    let pages = p.pages(cache, table, &block_y())?;
+    let tile = p.var("tile");
+    let start = Expr::from(tile) * block_n;
+    let src = p.paged(cache, Access::Read, &pages, [start.clone(), kv_len], Span::whole(widths.row));
+    let load = Stmt::Load { dst: tiles.kv, cols: 0..widths.tile, src };
+    let step = step(&tiles, &widths, region, load, start);
+    body.push(Stmt::For { var: tile, start: begin, end, pipelined: true, body: step });
+
+    finish(&tiles, &mut body);
+    body.push(Stmt::Store { dst: lse, src: tiles.max, cols: 0..1 });
+    let dst = partial_view(&mut p, region, row, limit);
+    body.push(Stmt::Store { dst, src: tiles.out, cols: 0..region.values.len() });
+    let doc = doc(&p, region, &widths, cache, &pages);
+    Ok(p.finish(doc, grid, body))
+}
+
+fn widths(p: &ProgramBuilder, region: &AttentionRegion, cache: &Placed) -> Result<Widths, BuildError> {
+    let row = cache.shape.last().and_then(|&dim| Size::one().times(dim).as_constant()).unwrap_or(0);
+    let value = region.values.len().next_multiple_of(8 * p.schedule.warps_n);
+    let columns = region.queries.iter().map(|part| &part.columns).chain([&region.values]);
+    if let Some(columns) = columns.clone().find(|columns| columns.is_empty() || columns.end > row) {
+        let found = format!("{}..{}", columns.start, columns.end);
+        return Err(p.unsupported("columns of a cached row", found, &format!("a part of 0..{row}")));
+    }
+    if !region.values.start.is_multiple_of(8) {
+        let found = region.values.start.to_string();
+        return Err(p.unsupported("first value column", found, "a multiple of 8"));
+    }
+    if region.n_heads == 0 {
+        return Err(p.unsupported("heads", "0".into(), "at least 1"));
+    }
+    let tile = row.max(region.values.start + value).next_multiple_of(16);
+    Ok(Widths { row, value, tile })
+}
+
+fn declare(p: &mut ProgramBuilder, widths: &Widths, cache: &Placed) -> Tiles {
+    let (block_m, block_n, dtype) = (p.schedule.block_m, p.schedule.block_n, p.dtype(cache));
+    Tiles {
+        q: p.shared("q_s", dtype, block_m, widths.tile),
+        kv: p.shared("kv_s", dtype, block_n, widths.tile),
+        scores: p.fragment("scores_f", block_m, block_n),
+        weights: p.shared("weights_s", dtype, block_m, block_n),
+        out: p.fragment("out_f", block_m, widths.value),
+        visible: p.row_vector("visible", block_m),
+        max: p.row_vector("max", block_m),
+        max_before: p.row_vector("max_before", block_m),
+        base: p.row_vector("base", block_m),
+        decay: p.row_vector("decay", block_m),
+        partial_sum: p.row_partial("partial_sum", block_m),
+        sum: p.row_vector("sum", block_m),
+    }
+}
+
+fn first(p: &ProgramBuilder, region: &AttentionRegion) -> Result<ValueId, BuildError> {
+    let first = region.queries.first().map(|part| part.value);
+    first.ok_or_else(|| p.unsupported("query parts", "0".into(), "at least 1"))
+}
+
+/// The parts of the query side by side, zeros where a cached row has columns that no part meets.
+fn load_query(
+    p: &mut ProgramBuilder,
+    region: &AttentionRegion,
+    tiles: &Tiles,
+    width: usize,
+    [row, limit]: [Expr; 2],
+    body: &mut Vec<Stmt>,
+) -> Result<(), BuildError> {
+    let mut covered = 0;
+    for (i, part) in region.queries.iter().enumerate() {
+        let view = p.view(part.value)?;
+        let &[batch, token, head, col] = &view.strides.iter().collect::<Vec<_>>()[..] else {
+            return Err(p.unsupported("dimensions of a query part", view.strides.len().to_string(), "4"));
+        };
+        let heads = view.shape.get(2).copied().unwrap_or(1.into());
+        if *token != head.clone().times(heads) && view.shape.get(1) != Some(&1.into()) {
+            let found = format!("tokens {token} and heads {head} elements apart");
+            return Err(p.unsupported("query part", found, "tokens as far apart as their heads reach"));
+        }
+        let matrix = p.matrix(view, Access::Read, &[(block_y(), batch.clone())], head, col);
+        let (start, end) = (part.columns.start, part.columns.end);
+        if covered < start {
+            let src = p.rows(&matrix, row.clone(), limit.clone(), Span::whole(0usize));
+            body.push(Stmt::Load { dst: tiles.q, cols: covered..start, src });
+        }
+        // A part also fills what is between it and the next, with the zeros of columns that are not there.
+        let next = region.queries.get(i + 1).map_or(width, |next| next.columns.start);
+        let span = Span { start: 0.into(), step: start, limit: (end - start).into() };
+        let src = p.rows(&matrix, row.clone(), limit.clone(), span);
+        body.push(Stmt::Load { dst: tiles.q, cols: start..next, src });
+        covered = next;
+    }
+    Ok(())
+}
+
+/// One tile of cached tokens.
+fn step(tiles: &Tiles, widths: &Widths, region: &AttentionRegion, load: Stmt, start: Expr) -> Vec<Stmt> {
+    let Tiles { q, kv, scores, weights, out, visible, max, max_before, base, decay, partial_sum, .. } = *tiles;
+    let score = Expr::from(scores);
+    let key = (start + Expr::Col).to_float();
+    let scale = region.scale as f32 * LOG2_E;
+    let value = region.values.start..region.values.start + widths.value;
+    vec![
+        load,
+        Stmt::Fill { dst: scores, value: 0.0 },
+        Stmt::Gemm { acc: scores, a: q, b: kv, layout: BLayout::Nk, b_cols: 0..widths.tile },
+        Stmt::Map {
+            dst: scores,
+            value: key.lt(visible).select(score.clone() * scale, f32::NEG_INFINITY),
+        },
+        Stmt::Map { dst: max_before, value: max.into() },
+        Stmt::Reduce { op: ReduceOp::Max, dst: max, src: scores },
+        Stmt::Map { dst: base, value: Expr::from(max).equals(f32::NEG_INFINITY).select(0.0f32, max) },
+        Stmt::Map { dst: decay, value: (Expr::from(max_before) - base).exp2() },
+        Stmt::Map { dst: scores, value: (score - base).exp2() },
+        Stmt::Map { dst: partial_sum, value: Expr::from(partial_sum) * decay },
+        Stmt::Reduce { op: ReduceOp::Sum, dst: partial_sum, src: scores },
+        Stmt::Stage { dst: weights, src: scores },
+        Stmt::Map { dst: out, value: Expr::from(out) * decay },
+        Stmt::Gemm { acc: out, a: weights, b: kv, layout: BLayout::Kn, b_cols: value },
+    ]
+}
+
+/// Divides by the sum and turns the base-2 maximum into the natural log-sum-exp.
+fn finish(tiles: &Tiles, body: &mut Vec<Stmt>) {
+    let Tiles { out, max, decay, partial_sum, sum, .. } = *tiles;
+    let some = || Expr::from(0.0f32).lt(sum);
+    let lse = (Expr::from(max) + Expr::from(sum).log2()) * LN_2;
+    body.extend([
+        Stmt::Finish { dst: sum, src: partial_sum },
+        Stmt::Map { dst: decay, value: some().select(Expr::from(1.0f32) / sum, 0.0f32) },
+        Stmt::Map { dst: out, value: Expr::from(out) * decay },
+        Stmt::Map { dst: max, value: some().select(lse, f32::NEG_INFINITY) },
+    ]);
+}
+
+/// This split's part of a buffer [B, Z, T, H, ..], as rows.
+fn split_view(p: &mut ProgramBuilder, placed: &Placed, row: Expr, limit: Expr, width: usize) -> View {
+    let strides = &placed.strides;
+    let outer = [(block_y(), strides[0].clone()), (block_z(), strides[1].clone())];
+    let (row_stride, col_stride) = match strides.get(4) {
+        Some(col) => (strides[3].clone(), col.clone()),
+        None => (strides[3].clone(), Size::one()),
+    };
+    let matrix = p.matrix(placed, Access::Write, &outer, &row_stride, &col_stride);
+    p.rows(&matrix, row, limit, Span::whole(width))
+}
+
+fn lse_view(p: &mut ProgramBuilder, region: &AttentionRegion, row: Expr, limit: Expr) -> View {
+    let placed = Placed::contiguous(region.lse, &p.plan.buffer(region.lse).shape);
+    split_view(p, &placed, row, limit, 1)
+}
+
+fn partial_view(p: &mut ProgramBuilder, region: &AttentionRegion, row: Expr, limit: Expr) -> View {
+    let placed = Placed::contiguous(region.partial, &p.plan.buffer(region.partial).shape);
+    split_view(p, &placed, row, limit, region.values.len())
+}
+
+fn doc(
+    p: &ProgramBuilder,
+    region: &AttentionRegion,
+    widths: &Widths,
+    cache: &Placed,
+    pages: &Pages,
+) -> Vec<String> {
+    let (heads, d_latent, dtype) = (region.n_heads, region.values.len(), p.dtype(cache));
+    let d_rope = widths.row - d_latent.min(widths.row);
+    let page = pages.page_size;
+    vec![
+        format!("attention over the paged latent cache: {heads} heads, d_latent {d_latent}, d_rope {d_rope}, {dtype}, page {page}"),
+        format!("rows are tokens × heads; scale {:?}; f32 partials, natural log-sum-exp", region.scale as f32),
+    ]
+}

@@ -1,0 +1,225 @@
+//! The schedules of a region: those that fit a part, best first, and the one for the CPU.
+
+use super::axes::{Plane, plane};
+use super::cost::{Needs, needs, seconds};
+use super::error::BuildError;
+use super::program::ProgramBuilder;
+use super::{build, contract};
+use crate::schedule::Schedule;
+use crate::tile::TileProgram;
+use mlafuse_ir::graph::{Op, ValueId};
+use mlafuse_ir::plan::{Plan, Region, RegionKind, View};
+use mlafuse_ir::size::{Dims, Size};
+use mlafuse_ir::target::Target;
+
+/// How a region's schedules are enumerated.
+enum Family {
+    /// Rows of attention: tokens × heads.
+    Attention { rows: usize },
+    Contraction { m: usize, n: usize, k: usize },
+    /// Whole rows of `cols` elements, in pieces.
+    Rows { rows: usize, cols: usize },
+    /// Rows that must be held whole.
+    WholeRows { rows: usize, cols: usize },
+}
+
+/// For questions whose answer no schedule changes.
+const ONE: Schedule = Schedule { block_m: 1, block_n: 1, block_k: 1, warps_m: 1, warps_n: 1, stages: 1 };
+
+/// The schedules under which `target` can run the region, the fastest by the cost model first.
+///
+/// `dims` are the typical sizes of a launch; those that are absent are taken as one sequence, one new token and 4096
+/// cached ones.
+///
+/// # Errors
+/// [`BuildError::NoSchedule`] where none fits, and whatever [`build`] says of the region.
+pub fn candidates(
+    plan: &Plan,
+    region: &Region,
+    target: &Target,
+    dims: &Dims,
+) -> Result<Vec<Schedule>, BuildError> {
+    let mut fitting = Vec::new();
+    let mut refused: Option<(Needs, String)> = None;
+    for schedule in gpu_schedules(&family(plan, region, dims)?) {
+        let program = build(plan, region, &schedule)?;
+        let needs = needs(&program, &schedule);
+        let fits = needs.shared <= target.shared_per_block && needs.registers <= target.registers_per_thread;
+        if fits {
+            fitting.push((seconds(&program, &schedule, target, dims), schedule));
+        } else if refused.as_ref().is_none_or(|(least, _)| excess(needs, target) < excess(*least, target)) {
+            refused = Some((needs, words(&program)));
+        }
+    }
+    fitting.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    match refused {
+        Some((needs, shape)) if fitting.is_empty() => Err(no_schedule(region, target, needs, shape)),
+        _ => Ok(fitting.into_iter().map(|(_, schedule)| schedule).collect()),
+    }
+}
+
+/// How far beyond the part's limits: bytes of shared memory, then registers.
+fn excess(needs: Needs, target: &Target) -> (usize, usize) {
+    (
+        needs.shared.saturating_sub(target.shared_per_block),
+        needs.registers.saturating_sub(target.registers_per_thread),
+    )
+}
+
+fn words(program: &TileProgram) -> String {
+    program.doc.first().cloned().unwrap_or_default()
+}
+
+fn no_schedule(region: &Region, target: &Target, needs: Needs, shape: String) -> BuildError {
+    let (limit, needed, allowed) = if needs.shared > target.shared_per_block {
+        ("bytes of shared memory a block", needs.shared, target.shared_per_block)
+    } else {
+        ("registers a thread", needs.registers, target.registers_per_thread)
+    };
+    let target = format!("{} ({})", target.name, target.arch);
+    BuildError::NoSchedule { kernel: region.name.clone(), shape, target, limit, needed, allowed }
+}
+
+fn family(plan: &Plan, region: &Region, dims: &Dims) -> Result<Family, BuildError> {
+    let number = |size: &Size| size.value(&known(size, dims)).unwrap_or(usize::MAX).max(1);
+    let missing = |value: ValueId| BuildError::NotInMemory {
+        kernel: region.name.clone(),
+        value: plan.graph.nodes.get(value.0).map_or_else(|| value.0.to_string(), |node| node.name.clone()),
+    };
+    let rows_of = |view: &View| {
+        let Plane { rows, cols, .. } = plane(&view.shape, [view]);
+        (number(&rows.extent), number(&cols.extent))
+    };
+    let value = match &region.kind {
+        RegionKind::Attention(attention) => {
+            let query = attention.queries.first().map(|part| part.value);
+            let view = query.and_then(|value| plan.view(value)).ok_or_else(|| missing(attention.cache))?;
+            let tokens = view.shape.get(1).map_or(1, |&dim| number(&Size::one().times(dim)));
+            return Ok(Family::Attention { rows: tokens.saturating_mul(attention.n_heads).max(1) });
+        }
+        RegionKind::Combine(combine) => combine.output,
+        RegionKind::Node(value) => *value,
+    };
+    let view = plan.view(value).ok_or_else(|| missing(value))?;
+    if matches!(region.kind, RegionKind::Combine(_)) {
+        let (rows, cols) = rows_of(view);
+        return Ok(Family::Rows { rows, cols });
+    }
+    Ok(match &plan.graph.node(value).op {
+        Op::Einsum(spec) => {
+            let program = ProgramBuilder::new(plan, region, ONE);
+            let [m, n, k] = contract::extents(&program, value, spec)?.map(|size| number(&size));
+            Family::Contraction { m, n, k }
+        }
+        // A block has the rows of one token: the dimensions between the token and the last.
+        Op::Rope { .. } => {
+            let middle = view.shape.get(2..view.shape.len().saturating_sub(1)).unwrap_or_default();
+            let cols = view.shape.last().map_or(1, |&dim| number(&Size::one().times(dim)));
+            Family::WholeRows { rows: number(&Size::product(middle)), cols }
+        }
+        Op::Mask => {
+            let middle = view.shape.get(2..view.shape.len().saturating_sub(1)).unwrap_or_default();
+            Family::Rows { rows: number(&Size::product(middle)), cols: rows_of(view).1 }
+        }
+        Op::CacheWrite => {
+            let latent = plan.graph.node(value).args.get(1).copied().unwrap_or(value);
+            let latent = plan.view(latent).ok_or_else(|| missing(latent))?;
+            let tokens = latent.shape.get(1).map_or(1, |&dim| number(&Size::one().times(dim)));
+            Family::Rows { rows: tokens, cols: rows_of(latent).1 }
+        }
+        _ => {
+            let (rows, cols) = rows_of(view);
+            Family::Rows { rows, cols }
+        }
+    })
+}
+
+/// `dims` with a typical value for each symbol of `size` that has none.
+fn known(size: &Size, dims: &Dims) -> Dims {
+    use mlafuse_ir::size::Symbol;
+    size.symbols.iter().fold(dims.clone(), |dims, &symbol| match dims.get(symbol) {
+        Some(_) => dims,
+        None => dims.with(symbol, if symbol == Symbol::S { 4096 } else { 1 }),
+    })
+}
+
+fn gpu_schedules(family: &Family) -> Vec<Schedule> {
+    match *family {
+        Family::Attention { rows } => attention_schedules(rows),
+        Family::Contraction { m, n, k } => contraction_schedules(m, n, k),
+        Family::Rows { rows, cols } => {
+            let widths = [32, 64, 128, 256, 512, 1024, 2048];
+            let enough = cols.saturating_add(31) / 32 * 32;
+            let widest = widths.into_iter().find(|&width| width >= enough).unwrap_or(2048);
+            row_schedules(rows, widths.into_iter().filter(|&width| width <= widest))
+        }
+        Family::WholeRows { rows, cols } => row_schedules(rows, [cols.next_multiple_of(32)]),
+    }
+}
+
+/// `warps` laid in all ways over a fragment of rows × cols that the tensor core's 16×8 pieces allow.
+fn layouts(warps: usize, rows: usize, cols: usize) -> impl Iterator<Item = (usize, usize)> {
+    let divisors = (1..=warps).filter(move |&warps_m| warps.is_multiple_of(warps_m));
+    divisors
+        .map(move |warps_m| (warps_m, warps / warps_m))
+        .filter(move |&(m, n)| rows.is_multiple_of(16 * m) && cols.is_multiple_of(8 * n))
+}
+
+fn attention_schedules(rows: usize) -> Vec<Schedule> {
+    let mut found = Vec::new();
+    // Not a block twice as high as there are rows.
+    for block_m in [16, 32, 64].into_iter().filter(|&block_m| block_m == 16 || block_m < 2 * rows) {
+        for block_n in [16, 32, 64] {
+            for (warps_m, warps_n) in [4, 8].into_iter().flat_map(|warps| layouts(warps, block_m, block_n)) {
+                let of = |stages| Schedule { block_m, block_n, block_k: 0, warps_m, warps_n, stages };
+                found.extend((1..=3).map(of));
+            }
+        }
+    }
+    found
+}
+
+fn contraction_schedules(m: usize, n: usize, k: usize) -> Vec<Schedule> {
+    let mut found = Vec::new();
+    let enough = |block: &usize, least: usize, extent: usize| *block == least || *block < extent.saturating_mul(2);
+    for block_m in [16, 32, 64, 128].into_iter().filter(|block| enough(block, 16, m)) {
+        for block_n in [32, 64, 128].into_iter().filter(|block| enough(block, 32, n)) {
+            for block_k in [32, 64, 128].into_iter().filter(|block| enough(block, 32, k)) {
+                for (warps_m, warps_n) in [4, 8].into_iter().flat_map(|warps| layouts(warps, block_m, block_n)) {
+                    let of = |stages| Schedule { block_m, block_n, block_k, warps_m, warps_n, stages };
+                    found.extend((1..=4).map(of));
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Each warp has whole rows.
+fn row_schedules(rows: usize, widths: impl IntoIterator<Item = usize>) -> Vec<Schedule> {
+    let mut found = Vec::new();
+    for block_n in widths {
+        for warps_m in [1, 2, 4, 8] {
+            let heights = [1, 2, 4].map(|each| each * warps_m).into_iter();
+            let of = |block_m| Schedule { block_m, block_n, block_k: 0, warps_m, warps_n: 1, stages: 1 };
+            found.extend(heights.filter(|&block_m| block_m == 1 || block_m < rows.saturating_mul(2)).map(of));
+        }
+    }
+    found
+}
+
+/// The schedule for the CPU: tiles that stay in a core's caches, no larger than the region.
+///
+/// `dims` are the launch's sizes; absent ones are taken as [`candidates`] does.
+///
+/// # Errors
+/// [`BuildError::NotInMemory`] for a region that is not the plan's.
+pub fn cpu_schedule(plan: &Plan, region: &Region, dims: &Dims) -> Result<Schedule, BuildError> {
+    let (block_m, block_n, block_k) = match family(plan, region, dims)? {
+        Family::Attention { rows } => (rows.min(128), 128, 0),
+        Family::Contraction { m, n, k } => (m.min(64), n.min(64), k.min(256)),
+        Family::Rows { rows, cols } => (rows.min(16), cols.min(1024), 0),
+        Family::WholeRows { rows, cols } => (rows.min(16), cols, 0),
+    };
+    Ok(Schedule { block_m, block_n, block_k, warps_m: 1, warps_n: 1, stages: 1 })
+}

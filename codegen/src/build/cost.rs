@@ -1,0 +1,198 @@
+//! What a schedule needs of a part, and roughly how long a kernel takes under it.
+//!
+//! The model only ranks: the first schedules of the list are tried, and compiled resources or measured times decide. Per
+//! block it adds up, walking the program with loop counts at typical dimensions: multiply-adds of gemms, bytes that
+//! warps read from shared memory for them (each warp reads 16 · tiles_m rows of a and 8 · tiles_n of b a step, so that
+//! warps_n warps read the same a), bytes moved from and to device memory, elementwise operations, and steps that end in
+//! a barrier. Blocks run in waves of as many as fit an SM.
+
+use crate::lower::shared_bytes;
+use crate::schedule::Schedule;
+use crate::tile::{Binary, Expr, Form, ParamKind, Rows, Space, Stmt, Tile, TileId, TileProgram, Unary, VarId};
+use mlafuse_ir::size::{Dims, Symbol};
+use mlafuse_ir::target::Target;
+
+/// Registers of a thread besides its fragments: addresses, operands on their way to the tensor core, loop state.
+const REGISTERS_BESIDES: usize = 64;
+/// Bytes that shared memory gives an SM a second: 128 a clock at 1.5 GHz.
+const SHARED_BYTES_PER_S: f64 = 128.0 * 1.5e9;
+/// A barrier with the wait before it.
+const STEP_S: f64 = 0.25e-6;
+/// A load from device memory that nothing hides.
+const LATENCY_S: f64 = 0.8e-6;
+/// The second-level cache against device memory.
+const L2_SPEEDUP: f64 = 3.0;
+/// What each block takes of an SM's shared memory besides its own, in bytes.
+const SHARED_RESERVED: usize = 1024;
+
+/// What one block takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Needs {
+    pub shared: usize,
+    /// Registers a thread, estimated.
+    pub registers: usize,
+}
+
+pub(super) fn needs(program: &TileProgram, schedule: &Schedule) -> Needs {
+    let is_matrix = |tile: &&Tile| tile.space == Space::Fragment && tile.form == Form::Matrix;
+    let elements: usize = program.tiles.iter().filter(is_matrix).map(|tile| tile.rows * tile.cols).sum();
+    let registers = elements.div_ceil(schedule.threads()) + REGISTERS_BESIDES;
+    Needs { shared: shared_bytes(program, schedule), registers }
+}
+
+/// Seconds that the kernel takes, for ranking schedules of one region.
+pub(super) fn seconds(program: &TileProgram, schedule: &Schedule, target: &Target, dims: &Dims) -> f64 {
+    let mut walk = Walk { program, schedule, dims: with_splits(program, target, dims), vars: vec![None; program.vars.len()] };
+    let blocks: f64 = program.grid.iter().map(|size| walk.eval(size).unwrap_or(1).max(1) as f64).product();
+    let mut work = Work::default();
+    walk.body(&program.body, 1.0, &mut work);
+
+    let needs = needs(program, schedule);
+    let resident = resident_blocks(needs, schedule, target) as f64;
+    let sms = target.sm_count as f64;
+    let waves = (blocks / (sms * resident)).ceil();
+    // Fewer blocks than SMs times resident share an SM with fewer others.
+    let sharing = (blocks / sms).ceil().min(resident);
+    let busy = (work.gemm_flops * sms / target.tensor_flops)
+        .max(work.shared_bytes / SHARED_BYTES_PER_S)
+        + work.elementwise * sms / target.fma_flops;
+    let latency = if schedule.stages > 1 { 0.0 } else { LATENCY_S };
+    let alone = busy + work.steps * STEP_S + work.loads * latency;
+    let compute = waves * alone.max(busy * sharing);
+    let memory = blocks * work.device_bytes / (L2_SPEEDUP * target.dram_bytes_per_s);
+    compute.max(memory) + 0.1 * compute.min(memory)
+}
+
+/// Blocks of an SM at a time, at least one.
+fn resident_blocks(needs: Needs, schedule: &Schedule, target: &Target) -> usize {
+    let threads = schedule.threads();
+    let by_shared = target.shared_per_sm / (needs.shared + SHARED_RESERVED);
+    let by_registers = target.registers_per_sm / (needs.registers * threads);
+    by_shared.min(by_registers).min(target.threads_per_sm / threads).max(1)
+}
+
+/// `dims`, and where nothing says how many splits there are, about as many as fill the part twice.
+fn with_splits(program: &TileProgram, target: &Target, dims: &Dims) -> Dims {
+    let defaults = [(Symbol::B, 1), (Symbol::T, 1), (Symbol::S, 4096), (Symbol::P, 64), (Symbol::L, 4096)];
+    let missing = defaults.into_iter().filter(|&(symbol, _)| dims.get(symbol).is_none());
+    let dims = missing.fold(dims.clone(), |dims, (symbol, value)| dims.with(symbol, value));
+    if dims.get(Symbol::Z).is_some() {
+        return dims;
+    }
+    let walk = Walk { program, schedule: &ONE_WARP, dims: dims.clone().with(Symbol::Z, 1), vars: Vec::new() };
+    let blocks: i64 = program.grid.iter().map(|size| walk.eval(size).unwrap_or(1).max(1)).product();
+    let splits = (2 * target.sm_count as i64 / blocks).clamp(1, 32);
+    dims.with(Symbol::Z, splits as usize)
+}
+
+const ONE_WARP: Schedule = Schedule { block_m: 1, block_n: 1, block_k: 0, warps_m: 1, warps_n: 1, stages: 1 };
+
+/// What one block does.
+#[derive(Clone, Copy, Debug, Default)]
+struct Work {
+    gemm_flops: f64,
+    shared_bytes: f64,
+    device_bytes: f64,
+    elementwise: f64,
+    steps: f64,
+    loads: f64,
+}
+
+struct Walk<'a> {
+    program: &'a TileProgram,
+    schedule: &'a Schedule,
+    dims: Dims,
+    vars: Vec<Option<i64>>,
+}
+
+impl Walk<'_> {
+    fn body(&mut self, body: &[Stmt], times: f64, work: &mut Work) {
+        for stmt in body {
+            self.stmt(stmt, times, work);
+        }
+    }
+
+    fn stmt(&mut self, stmt: &Stmt, times: f64, work: &mut Work) {
+        match stmt {
+            Stmt::Comment(_) | Stmt::Return => {}
+            Stmt::Let { var, value } => self.set(*var, self.eval(value)),
+            Stmt::For { var, start, end, body, .. } => {
+                let (start, end) = (self.eval(start).unwrap_or(0), self.eval(end).unwrap_or(1));
+                self.set(*var, Some(start));
+                work.steps += times;
+                self.body(body, times * (end - start).max(0) as f64, work);
+            }
+            // Early exits are not taken.
+            Stmt::If { body, .. } if body.last() == Some(&Stmt::Return) => {}
+            Stmt::If { body, .. } => self.body(body, times, work),
+            Stmt::Load { dst, cols, src } => {
+                let tile = self.program.tile(*dst);
+                let size = self.program.tensor_dtype(src.param).map_or(4, |dtype| dtype.size_bytes());
+                // A row that repeats is read once.
+                let repeats = matches!(&src.rows, Rows::Strided { stride: Expr::Int(0), .. });
+                let rows = if repeats { 1 } else { tile.rows };
+                work.device_bytes += times * (rows * cols.len() * size) as f64;
+                work.steps += times;
+                work.loads += times;
+            }
+            Stmt::Store { dst, src, cols } => {
+                let size = self.program.tensor_dtype(dst.param).map_or(4, |dtype| dtype.size_bytes());
+                work.device_bytes += times * (self.program.tile(*src).rows * cols.len() * size) as f64;
+            }
+            Stmt::Gemm { acc, a, b, .. } => self.gemm([*acc, *a, *b], times, work),
+            Stmt::Stage { .. } | Stmt::Finish { .. } => work.steps += times,
+            Stmt::Fill { dst, .. } | Stmt::Map { dst, .. } => work.elementwise += times * self.elements(*dst),
+            Stmt::Reduce { src, .. } => work.elementwise += 2.0 * times * self.elements(*src),
+            Stmt::Rotate { dst, .. } => work.elementwise += 4.0 * times * self.elements(*dst),
+        }
+    }
+
+    fn gemm(&self, [acc, a, b]: [TileId; 3], times: f64, work: &mut Work) {
+        let (m, n) = (self.program.tile(acc).rows, self.program.tile(acc).cols);
+        let (k, size) = (self.program.tile(a).cols, self.program.tile(b).dtype.size_bytes());
+        work.gemm_flops += times * (2 * m * n * k) as f64;
+        let Schedule { warps_m, warps_n, .. } = *self.schedule;
+        work.shared_bytes += times * (k * (m * warps_n + n * warps_m) * size) as f64;
+        work.steps += times;
+    }
+
+    fn elements(&self, id: TileId) -> f64 {
+        let tile = self.program.tile(id);
+        (tile.rows * tile.cols) as f64
+    }
+
+    fn set(&mut self, var: VarId, value: Option<i64>) {
+        if let Some(slot) = self.vars.get_mut(var.0) {
+            *slot = value;
+        }
+    }
+
+    /// An integer expression, in the first block; what is loaded is a length, so it has the longest.
+    fn eval(&self, expr: &Expr) -> Option<i64> {
+        match expr {
+            Expr::Int(n) => Some(*n),
+            Expr::Param(id) => match self.program.param(*id).kind {
+                ParamKind::Scalar(symbol) => self.dims.get(symbol).map(|n| n as i64),
+                ParamKind::Tensor { .. } => None,
+            },
+            Expr::Var(var) => *self.vars.get(var.0)?,
+            Expr::Block(_) => Some(0),
+            Expr::Load(..) => self.dims.get(Symbol::S).map(|n| n as i64),
+            Expr::Unary(Unary::Wide, a) => self.eval(a),
+            Expr::Binary(op, a, b) => {
+                let (a, b) = (self.eval(a)?, self.eval(b)?);
+                match op {
+                    Binary::Add => a.checked_add(b),
+                    Binary::Sub => a.checked_sub(b),
+                    Binary::Mul => a.checked_mul(b),
+                    Binary::Div => a.checked_div(b),
+                    Binary::Rem => a.checked_rem(b),
+                    Binary::Min => Some(a.min(b)),
+                    Binary::Max => Some(a.max(b)),
+                    _ => None,
+                }
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! How each kind of region is computed: region and schedule to tile program.
+//!
+//! One file per kind. The algorithm of a kind is the same under every schedule; [`candidates`] lists the schedules that
+//! fit a part, [`cpu_schedule`] the one for the CPU.
+
+mod attention;
+mod axes;
+mod cache_read;
+mod cache_write;
+mod candidates;
+mod combine;
+mod contract;
+mod cost;
+mod elementwise;
+mod error;
+mod program;
+mod rms_norm;
+mod rope;
+mod softmax;
+
+pub use candidates::{candidates, cpu_schedule};
+pub use error::BuildError;
+
+use crate::schedule::Schedule;
+use crate::tile::TileProgram;
+use mlafuse_ir::graph::{Op, ValueId};
+use mlafuse_ir::plan::{Plan, Region, RegionKind};
+use program::ProgramBuilder;
+
+/// The tile program of one kernel of a plan.
+///
+/// Every schedule whose sizes are positive gives a right program; which of them a GPU can run is [`candidates`]' to say.
+///
+/// # Errors
+/// [`BuildError::Schedule`] for a size of 0, [`BuildError::Unsupported`] for a region that no program can express, and
+/// [`BuildError::NotInMemory`] for a region that is not the plan's.
+pub fn build(plan: &Plan, region: &Region, schedule: &Schedule) -> Result<TileProgram, BuildError> {
+    let sizes = [
+        ("block_m", schedule.block_m),
+        ("block_n", schedule.block_n),
+        ("warps_m", schedule.warps_m),
+        ("warps_n", schedule.warps_n),
+        ("stages", schedule.stages),
+    ];
+    if let Some((field, found)) = sizes.into_iter().find(|&(_, size)| size == 0) {
+        return Err(BuildError::Schedule { kernel: region.name.clone(), field, found, expected: "at least 1".into() });
+    }
+    let program = ProgramBuilder::new(plan, region, *schedule);
+    match &region.kind {
+        RegionKind::Attention(attention) => attention::build(program, attention),
+        RegionKind::Combine(combine) => combine::build(program, combine),
+        RegionKind::Node(value) => node(program, *value),
+    }
+}
+
+fn node(program: ProgramBuilder, value: ValueId) -> Result<TileProgram, BuildError> {
+    let Some(node) = program.plan.graph.nodes.get(value.0) else {
+        return Err(program.not_in_memory(value));
+    };
+    match &node.op {
+        Op::Einsum(spec) => contract::build(program, value, spec),
+        Op::RmsNorm { eps } => rms_norm::build(program, value, *eps),
+        Op::Rope { pairing } => rope::build(program, value, *pairing),
+        Op::Scale { factor } => elementwise::scale(program, value, *factor),
+        Op::Add => elementwise::add(program, value),
+        Op::Mask => elementwise::mask(program, value),
+        Op::Cast => elementwise::cast(program, value),
+        Op::Concat { axis } => elementwise::concat(program, value, *axis),
+        Op::Softmax => softmax::build(program, value),
+        Op::CacheWrite => cache_write::build(program, value),
+        Op::CacheRead => cache_read::build(program, value),
+        Op::Input { .. } | Op::Slice { .. } | Op::Reshape => Err(program.unsupported(
+            "a kernel of its own",
+            node.name.clone(),
+            "a node that computes; inputs, slices and reshapes are views",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,197 @@
+//! Matrix products on tensor cores, or in f32 by fused multiply-add.
+
+use super::fragment::{RowSlot, counted, let_stmt, unrolled};
+use super::sync::{Kind, Op};
+use super::{Cx, LowerError};
+use crate::layout::FragmentLayout;
+use crate::thread::{Expr, Intrinsic, Stmt, Ty};
+use crate::tile::{self, BLayout, Columns, TileId};
+use mlafuse_tensor::DType;
+
+/// How often the loop over the depth is unrolled: eight 16-byte chunks, the period of the swizzle.
+const DEPTH_UNROLL: u32 = 4;
+
+/// Depth of one tensor-core product of 16-bit elements.
+const DEPTH: usize = 16;
+
+/// The operands of one gemm.
+struct Gemm<'a> {
+    acc: TileId,
+    a: TileId,
+    b: TileId,
+    layout: BLayout,
+    b_cols: &'a Columns,
+    tiles_m: usize,
+    tiles_n: usize,
+    dtype: DType,
+}
+
+impl Cx<'_> {
+    /// Tensor cores eat 16 × 16 and 16 × 8 pieces: the shared tiles must hold whole ones.
+    pub(super) fn check_operands(&self) -> Result<(), LowerError> {
+        self.check_operands_in(&self.program.body)
+    }
+
+    fn check_operands_in(&self, body: &[tile::Stmt]) -> Result<(), LowerError> {
+        for stmt in body {
+            match stmt {
+                tile::Stmt::For { body, .. } | tile::Stmt::If { body, .. } => self.check_operands_in(body)?,
+                tile::Stmt::Gemm { a, b, layout, b_cols, .. } => {
+                    let (a_tile, b_tile) = (self.program.tile(*a), self.program.tile(*b));
+                    self.multiple(*a, "columns", a_tile.cols, DEPTH)?;
+                    match layout {
+                        BLayout::Nk => self.multiple(*b, "columns", b_tile.cols, 8)?,
+                        BLayout::Kn => {
+                            self.multiple(*b, "rows", b_tile.rows, DEPTH)?;
+                            self.multiple(*b, "first column", b_cols.start, 8)?;
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn multiple(&self, tile: TileId, what: &'static str, found: usize, multiple: usize) -> Result<(), LowerError> {
+        match found.is_multiple_of(multiple) {
+            true => Ok(()),
+            false => Err(LowerError::Operand {
+                kernel: self.program.name.clone(),
+                tile: self.tile_name(tile).to_string(),
+                what,
+                found,
+                multiple,
+            }),
+        }
+    }
+
+    pub(super) fn gemm(&self, acc: TileId, a: TileId, b: TileId, layout: BLayout, b_cols: &Columns) -> Op {
+        let FragmentLayout::Mma { tiles_m, tiles_n, .. } = self.fragments.layout(acc) else {
+            unreachable!("a program with a gemm has its fragments in the tensor core's layout");
+        };
+        let dtype = self.program.tile(a).dtype;
+        let gemm = Gemm { acc, a, b, layout, b_cols, tiles_m, tiles_n, dtype };
+        let stmts = if dtype == DType::F32 { self.multiply_add(&gemm) } else { self.tensor_core(&gemm) };
+        Op { comment: None, stmts, accesses: vec![self.access(a, Kind::Read), self.access(b, Kind::Read)] }
+    }
+
+    /// One `mma.m16n8k16` after another over the depth.
+    fn tensor_core(&self, gemm: &Gemm) -> Vec<Stmt> {
+        let lane = || Expr::name("lane");
+        let depth = self.program.tile(gemm.a).cols / DEPTH;
+        let mut out = vec![
+            // ldmatrix: lane l gives the address of row l mod 8 of matrix l / 8.
+            let_stmt(Ty::I32, "a_row", Expr::name("warp_m") * (16 * gemm.tiles_m) + lane().bit_and(15)),
+            let_stmt(Ty::I32, "a_chunk", lane().shr(4)),
+        ];
+        let (row, chunk) = match gemm.layout {
+            BLayout::Nk => (
+                Expr::name("warp_n") * (8 * gemm.tiles_n) + lane().bit_and(7) + lane().shr(4) * 8,
+                lane().shr(3).bit_and(1),
+            ),
+            BLayout::Kn => (lane().bit_and(15), Expr::name("warp_n") * gemm.tiles_n + lane().shr(4)),
+        };
+        out.push(let_stmt(Ty::I32, "b_row", row));
+        out.push(let_stmt(Ty::I32, "b_chunk", chunk));
+        let mut body = vec![array("a_regs", gemm.tiles_m * 4)];
+        body.extend(unrolled("mt", gemm.tiles_m, |mt| vec![self.load_a(gemm, mt)]));
+        body.push(array("b_regs", 4));
+        let pairs = gemm.tiles_n / 2;
+        if pairs > 0 {
+            body.extend(unrolled("np", pairs, |np| {
+                let mut inner = vec![self.load_b(gemm, np.clone() * 2, true)];
+                inner.extend(unrolled("mt", gemm.tiles_m, |mt| {
+                    vec![self.mma(gemm, &mt, np.clone() * 2, 0), self.mma(gemm, &mt, np * 2 + 1, 2)]
+                }));
+                inner
+            }));
+        }
+        if gemm.tiles_n % 2 == 1 {
+            let last = || Expr::from(gemm.tiles_n - 1);
+            body.push(self.load_b(gemm, last(), false));
+            body.extend(unrolled("mt", gemm.tiles_m, |mt| vec![self.mma(gemm, &mt, last(), 0)]));
+        }
+        out.push(counted("k", depth, DEPTH_UNROLL.min(depth as u32), body));
+        out
+    }
+
+    fn load_a(&self, gemm: &Gemm, mt: Expr) -> Stmt {
+        let row = Expr::name("a_row") + mt.clone() * 16;
+        // k * 2 is even and a_chunk 0 or 1: XOR for + lets the part that varies with k be a constant.
+        let chunk = (Expr::name("k") * 2).xor(Expr::name("a_chunk"));
+        let low = Expr::name("lane").bit_and(7);
+        let address = self.chunk_address(gemm.a, self.tile_base(gemm.a), row, &low, chunk);
+        Stmt::Do {
+            intrinsic: Intrinsic::LoadMatrix4,
+            args: vec![Expr::Array("a_regs".to_string()), mt * 4, address],
+        }
+    }
+
+    /// The b registers of n-tile `nt` and, where `pair`, the next.
+    fn load_b(&self, gemm: &Gemm, nt: Expr, pair: bool) -> Stmt {
+        let low = Expr::name("lane").bit_and(7);
+        let (row, chunk, transposed) = match gemm.layout {
+            BLayout::Nk => (
+                Expr::name("b_row") + nt * 8,
+                (Expr::name("k") * 2).xor(Expr::name("b_chunk")) + gemm.b_cols.start / 8,
+                false,
+            ),
+            BLayout::Kn => (
+                Expr::name("b_row") + Expr::name("k") * DEPTH,
+                Expr::name("b_chunk") + nt + gemm.b_cols.start / 8,
+                true,
+            ),
+        };
+        let address = self.chunk_address(gemm.b, self.tile_base(gemm.b), row, &low, chunk);
+        let intrinsic = match (pair, transposed) {
+            (true, false) => Intrinsic::LoadMatrix4,
+            (true, true) => Intrinsic::LoadMatrix4Transposed,
+            (false, false) => Intrinsic::LoadMatrix2,
+            (false, true) => Intrinsic::LoadMatrix2Transposed,
+        };
+        Stmt::Do { intrinsic, args: vec![Expr::Array("b_regs".to_string()), Expr::Int(0), address] }
+    }
+
+    fn mma(&self, gemm: &Gemm, mt: &Expr, nt: Expr, b_at: i64) -> Stmt {
+        let acc = (mt.clone() * gemm.tiles_n + nt) * 4;
+        let array = |name: &str| Expr::Array(name.to_string());
+        Stmt::Do {
+            intrinsic: Intrinsic::Mma(gemm.dtype),
+            args: vec![
+                array(self.tile_name(gemm.acc)),
+                acc,
+                array("a_regs"),
+                mt.clone() * 4,
+                array("b_regs"),
+                Expr::Int(b_at),
+            ],
+        }
+    }
+
+    /// f32: every thread sums the elements it holds, in the order of the depth.
+    fn multiply_add(&self, gemm: &Gemm) -> Vec<Stmt> {
+        let k = || Expr::name("k");
+        let name = self.tile_name(gemm.acc);
+        let row_work = |slot: &RowSlot| {
+            let mut inner =
+                vec![let_stmt(Ty::F32, "a_value", self.load_element(gemm.a, slot.row.clone(), &slot.row_low, k()))];
+            inner.extend(self.each_col(gemm.acc, slot, |element| {
+                let (row, col) = match gemm.layout {
+                    BLayout::Nk => (element.col.clone(), k() + gemm.b_cols.start),
+                    BLayout::Kn => (k(), element.col.clone() + gemm.b_cols.start),
+                };
+                let b = self.load_element(gemm.b, row.clone(), &row.bit_and(7), col);
+                let at = || element.register.clone();
+                let value = Expr::register(name, at()) + Expr::name("a_value") * b;
+                vec![Stmt::Set { name: name.to_string(), at: at(), value }]
+            }));
+            inner
+        };
+        vec![counted("k", self.program.tile(gemm.a).cols, 1, self.each_row(gemm.acc, row_work))]
+    }
+}
+
+fn array(name: &str, len: usize) -> Stmt {
+    Stmt::Array { ty: Ty::U32, name: name.to_string(), len }
+}

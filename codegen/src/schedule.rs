@@ -1,0 +1,37 @@
+//! How a tile program is cut into blocks, warps and pipeline stages.
+
+use std::fmt;
+
+/// The choices of one kernel. Every value is legal by construction where it comes from [`crate::build`]'s candidates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Schedule {
+    /// Rows of the block: heads × tokens of attention, rows of a contraction, rows of a row-wise kernel.
+    pub block_m: usize,
+    /// Columns of the block: cached tokens of attention, columns of a contraction, columns at a time of a row-wise kernel.
+    pub block_n: usize,
+    /// Depth of one step of a contraction; 0 where nothing is stepped over.
+    pub block_k: usize,
+    /// Warps along the rows of a fragment.
+    pub warps_m: usize,
+    /// Warps along the columns of a fragment.
+    pub warps_n: usize,
+    /// Copies of each pipelined shared tile; 1 loads and waits.
+    pub stages: usize,
+}
+
+impl Schedule {
+    /// Threads of a block.
+    pub fn threads(&self) -> usize {
+        32 * self.warps_m * self.warps_n
+    }
+}
+
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "block {}x{}", self.block_m, self.block_n)?;
+        if self.block_k > 0 {
+            write!(f, "x{}", self.block_k)?;
+        }
+        write!(f, ", warps {}x{}, stages {}", self.warps_m, self.warps_n, self.stages)
+    }
+}

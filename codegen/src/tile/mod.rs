@@ -1,0 +1,340 @@
+//! Tile programs: how one kernel computes its region, in tiles.
+//!
+//! A tile program runs once per block of a grid. It moves rectangles between device memory, shared tiles and fragments and
+//! computes on them; every op is defined by logical (row, column) indices, so that a backend may transpose, pack or
+//! interleave as it likes. It names no thread and no barrier: those are the lowering's ([`crate::lower`]). The CPU executor
+//! runs it as it stands.
+
+#[cfg(test)]
+pub(crate) mod example;
+mod expr;
+mod text;
+mod verify;
+
+pub use expr::{Axis, Binary, Columns, Expr, Unary};
+pub use text::stmt_text;
+pub use verify::{Fault, ScalarKind, TileError, verify};
+
+use mlafuse_ir::plan::BufferId;
+use mlafuse_ir::size::Symbol;
+use mlafuse_tensor::DType;
+
+pub use mlafuse_ir::graph::Pairing;
+
+/// Index of a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ParamId(pub usize);
+
+/// Index of a tile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TileId(pub usize);
+
+/// Index of a scalar variable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VarId(pub usize);
+
+/// What a kernel does with a tensor parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Only reads it.
+    Read,
+    /// Only writes it.
+    Write,
+}
+
+/// What a parameter is, and what a launch binds it to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ParamKind {
+    /// A buffer of the plan, in device memory.
+    Tensor {
+        /// Element type.
+        dtype: DType,
+        /// Read or written.
+        access: Access,
+        /// The plan's buffer.
+        buffer: BufferId,
+    },
+    /// The value of a symbol. Strides (`R`, `G`) travel in 64 bits, the others in 32.
+    Scalar(Symbol),
+}
+
+/// A parameter of a kernel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Param {
+    /// Its name in text and source.
+    pub name: String,
+    /// What it is.
+    pub kind: ParamKind,
+}
+
+/// Where a tile lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Space {
+    /// Seen by the whole block, operand of gemm and rotate.
+    Shared,
+    /// f32, distributed over the block's threads as the lowering decides; accumulators, maps and reductions.
+    Fragment,
+}
+
+/// The form of a tile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// rows × cols elements.
+    Matrix,
+    /// One element a row (cols is 1); fragment only.
+    RowVector,
+    /// A row sum whose parts are still spread over the owners of a row's columns; only scaling, [`Reduce`] into it and
+    /// [`Stmt::Finish`] may touch it.
+    ///
+    /// [`Reduce`]: Stmt::Reduce
+    RowPartial,
+}
+
+/// A tile's declaration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tile {
+    /// Its name in text and source.
+    pub name: String,
+    /// Element type; f32 for fragments.
+    pub dtype: DType,
+    /// Rows.
+    pub rows: usize,
+    /// Columns; 1 for vectors. Shared tiles that a tensor-core gemm reads along their columns have a multiple of 16.
+    pub cols: usize,
+    /// Where it lives.
+    pub space: Space,
+    /// Its form.
+    pub form: Form,
+}
+
+/// How the rows of a view lie in device memory.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Rows {
+    /// Tile row i is row `start + i` of a matrix whose rows are `stride` elements apart (0 repeats one row); it is there
+    /// iff `start + i < limit`.
+    Strided {
+        /// First row.
+        start: Expr,
+        /// Elements from one row to the next.
+        stride: Expr,
+        /// One past the last row that is there.
+        limit: Expr,
+    },
+    /// Tile row i is token `start + i` of a sequence: row `token % page_size` of the page that the block table names at
+    /// `table_offset + token / page_size`. It is there iff `start + i < limit`; the table is read only for such rows.
+    Paged {
+        /// First token.
+        start: Expr,
+        /// One past the last token that is there.
+        limit: Expr,
+        /// Parameter of the block table (i32).
+        table: ParamId,
+        /// Index of the sequence's first entry.
+        table_offset: Expr,
+        /// Tokens a page.
+        page_size: usize,
+        /// Elements from one page to the next.
+        page_stride: Expr,
+        /// Elements from one row to the next.
+        row_stride: Expr,
+    },
+}
+
+/// A rectangle of device memory: element (i, j) of the tile is at `offset + row(i) + (col_start + j) * col_stride`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct View {
+    /// The tensor.
+    pub param: ParamId,
+    /// Elements before the matrix.
+    pub offset: Expr,
+    /// The rows.
+    pub rows: Rows,
+    /// First column of the tile in the matrix.
+    pub col_start: Expr,
+    /// Columns `col_limit` and beyond of the matrix are not there.
+    pub col_limit: Expr,
+    /// Elements from one column to the next.
+    pub col_stride: Expr,
+    /// The element index of column `col_start` of every row is a multiple of this.
+    pub align: usize,
+    /// Only rows where this row vector is > 0 are there.
+    pub mask: Option<TileId>,
+}
+
+/// Which index of `b` a gemm sums over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BLayout {
+    /// b is \[n, k\]: acc\[m, n\] += Σ a\[m, k\] · b\[n, k\].
+    Nk,
+    /// b is \[k, n\]: acc\[m, n\] += Σ a\[m, k\] · b\[k, n\].
+    Kn,
+}
+
+/// A row reduction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReduceOp {
+    /// The largest element.
+    Max,
+    /// The sum.
+    Sum,
+}
+
+/// A statement of a tile program.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Stmt {
+    /// Words for the reader of the text and the source.
+    Comment(String),
+    /// Binds a scalar for the rest of the enclosing body.
+    Let {
+        /// The variable.
+        var: VarId,
+        /// Its value.
+        value: Expr,
+    },
+    /// Runs the body for var in start..end. Bodies run in order, whatever overlap a backend makes.
+    For {
+        /// The loop's variable.
+        var: VarId,
+        /// First value.
+        start: Expr,
+        /// One past the last.
+        end: Expr,
+        /// The loads from device memory at the head of the body may be issued ahead (the schedule's stages say how far).
+        pipelined: bool,
+        /// The statements.
+        body: Vec<Stmt>,
+    },
+    /// Runs the body iff the condition, which is the same for the whole block, holds.
+    If {
+        /// The condition.
+        cond: Expr,
+        /// The statements.
+        body: Vec<Stmt>,
+    },
+    /// Ends the block.
+    Return,
+    /// Device memory to a tile: rows × cols.len() elements into columns `cols` of `dst`; what is not there becomes zero.
+    /// `dst` is shared (same element type), a fragment, or a row vector (one column).
+    Load {
+        /// The tile.
+        dst: TileId,
+        /// The columns of the tile that are written.
+        cols: Columns,
+        /// Where from.
+        src: View,
+    },
+    /// A fragment or row vector to device memory, rounded to the tensor's type; what is not there is not written.
+    Store {
+        /// Where to.
+        dst: View,
+        /// The tile.
+        src: TileId,
+        /// The columns of the tile that are stored.
+        cols: Columns,
+    },
+    /// A fragment to a shared tile of the same shape, rounded to its element type.
+    Stage {
+        /// Shared.
+        dst: TileId,
+        /// Fragment.
+        src: TileId,
+    },
+    /// Every element of a fragment or vector becomes `value`.
+    Fill {
+        /// The tile.
+        dst: TileId,
+        /// The value.
+        value: f32,
+    },
+    /// acc += a · b in f32, over all columns of a (all k of b); b may be cut to the columns `b_cols` (Kn only).
+    Gemm {
+        /// Fragment \[m, n\].
+        acc: TileId,
+        /// Shared \[m, k\].
+        a: TileId,
+        /// Shared \[n, k\] or \[k, >= n\].
+        b: TileId,
+        /// Which.
+        layout: BLayout,
+        /// The columns of b that are used: all of them for Nk, n of them for Kn.
+        b_cols: Columns,
+    },
+    /// Each element of dst becomes the expression's value there. Operands have dst's shape, or are row vectors.
+    Map {
+        /// Fragment or vector.
+        dst: TileId,
+        /// Float valued.
+        value: Expr,
+    },
+    /// dst\[i\] = op(dst\[i\], row i of src reduced); dst is a row vector, or for sums a row partial.
+    Reduce {
+        /// Max or sum.
+        op: ReduceOp,
+        /// The vector.
+        dst: TileId,
+        /// Fragment matrix.
+        src: TileId,
+    },
+    /// dst = the whole row sums of a row partial.
+    Finish {
+        /// Row vector.
+        dst: TileId,
+        /// Row partial.
+        src: TileId,
+    },
+    /// dst = src with its pairs rotated: for pair (x, y) and angle a of the same row, (x cos a - y sin a,
+    /// x sin a + y cos a).
+    Rotate {
+        /// Fragment \[rows, d\].
+        dst: TileId,
+        /// Shared \[rows, d\].
+        src: TileId,
+        /// Shared f32 \[rows, d / 2\].
+        cos: TileId,
+        /// Shared f32 \[rows, d / 2\].
+        sin: TileId,
+        /// Which columns make a pair.
+        pairing: Pairing,
+        /// Columns that are rotated; those beyond are copied.
+        d: usize,
+    },
+}
+
+/// One kernel, in tiles.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TileProgram {
+    /// The kernel's name.
+    pub name: String,
+    /// What it computes, for the head of the text and the source.
+    pub doc: Vec<String>,
+    /// Parameters, in launch order.
+    pub params: Vec<Param>,
+    /// Blocks along x, y and z; of scalar parameters only.
+    pub grid: [Expr; 3],
+    /// Tiles.
+    pub tiles: Vec<Tile>,
+    /// Names of the scalar variables.
+    pub vars: Vec<String>,
+    /// The statements.
+    pub body: Vec<Stmt>,
+}
+
+impl TileProgram {
+    /// The declaration of `id`.
+    pub fn tile(&self, id: TileId) -> &Tile {
+        &self.tiles[id.0]
+    }
+
+    /// The declaration of `id`.
+    pub fn param(&self, id: ParamId) -> &Param {
+        &self.params[id.0]
+    }
+
+    /// Element type of the tensor parameter `id`; `None` for a scalar.
+    pub fn tensor_dtype(&self, id: ParamId) -> Option<DType> {
+        match self.param(id).kind {
+            ParamKind::Tensor { dtype, .. } => Some(dtype),
+            ParamKind::Scalar(_) => None,
+        }
+    }
+}

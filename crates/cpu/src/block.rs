@@ -1,0 +1,276 @@
+//! A compiled program, and running it for one block.
+
+use std::ops::Range;
+
+use mlafuse_codegen::tile::{BLayout, ReduceOp};
+
+use crate::convert::{Element, round_row};
+use crate::error::Fault;
+use crate::expr::{At, Env, MapCode, Scalar};
+use crate::gemm::{Acc, Matrix, Sizes, gemm};
+use crate::level::Level;
+use crate::memory::Bound;
+use crate::rows::{Rotation, reduce, rotate};
+use crate::scratch::{Slot, Work};
+use crate::view::{Transfer, load, store};
+
+/// A compiled statement. `present` names counters of [`Work::present`]: how many leading rows of a shared tile the last
+/// load of some columns found there; what is beyond is zero.
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    Let {
+        var: usize,
+        value: Scalar,
+    },
+    For {
+        var: usize,
+        start: Scalar,
+        end: Scalar,
+        body: Vec<Step>,
+    },
+    If {
+        cond: Scalar,
+        body: Vec<Step>,
+    },
+    Return,
+    Load {
+        transfer: Box<Transfer>,
+        present: Option<usize>,
+    },
+    Store(Box<Transfer>),
+    Stage {
+        dst: Slot,
+        src: Slot,
+        element: Element,
+        present: Range<usize>,
+    },
+    Fill {
+        dst: Slot,
+        value: f32,
+    },
+    Gemm(Box<GemmStep>),
+    Map(Box<MapCode>),
+    Reduce {
+        op: ReduceOp,
+        dst: Slot,
+        src: Slot,
+    },
+    Copy {
+        dst: Slot,
+        src: Slot,
+    },
+    Rotate(Box<Rotation>),
+}
+
+/// A compiled gemm.
+#[derive(Clone, Debug)]
+pub(crate) struct GemmStep {
+    pub(crate) acc: Slot,
+    pub(crate) a: Slot,
+    pub(crate) b: Slot,
+    pub(crate) layout: BLayout,
+    /// First column of b that is used.
+    pub(crate) b_col: usize,
+    pub(crate) a_present: Range<usize>,
+    pub(crate) b_present: Range<usize>,
+}
+
+/// Whether the block goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    Next,
+    Ended,
+}
+
+/// What the blocks of a launch share.
+pub(crate) struct Launch<'a> {
+    pub(crate) level: Level,
+    /// Tiles start as NaN, and gemm leaves out no absent row, so that what a GPU would make of garbage shows.
+    pub(crate) poison: bool,
+    pub(crate) params: &'a [i64],
+    pub(crate) tensors: &'a [Bound<'a>],
+    pub(crate) present: usize,
+}
+
+impl Launch<'_> {
+    /// Runs `steps` for the block at `block`.
+    pub(crate) fn block(
+        &self,
+        steps: &[Step],
+        block: [i64; 3],
+        arena: &mut [f32],
+        work: &mut Work,
+    ) -> Result<(), Fault> {
+        if self.poison {
+            arena.fill(f32::NAN);
+        }
+        work.present
+            .iter_mut()
+            .take(self.present)
+            .for_each(|rows| *rows = usize::MAX);
+        Block {
+            launch: self,
+            block,
+            arena,
+            work,
+        }
+        .steps(steps)
+        .map(|_| ())
+    }
+}
+
+struct Block<'a> {
+    launch: &'a Launch<'a>,
+    block: [i64; 3],
+    arena: &'a mut [f32],
+    work: &'a mut Work,
+}
+
+impl Block<'_> {
+    fn steps(&mut self, steps: &[Step]) -> Result<Flow, Fault> {
+        for step in steps {
+            if self.step(step)? == Flow::Ended {
+                return Ok(Flow::Ended);
+            }
+        }
+        Ok(Flow::Next)
+    }
+
+    fn step(&mut self, step: &Step) -> Result<Flow, Fault> {
+        match step {
+            Step::Let { var, value } => self.work.vars[*var] = self.scalar(value)?,
+            Step::For { var, start, end, body } => {
+                for i in self.scalar(start)?..self.scalar(end)? {
+                    self.work.vars[*var] = i;
+                    if self.steps(body)? == Flow::Ended {
+                        return Ok(Flow::Ended);
+                    }
+                }
+            }
+            Step::If { cond, body } => {
+                if self.scalar(cond)? != 0 {
+                    return self.steps(body);
+                }
+            }
+            Step::Return => return Ok(Flow::Ended),
+            Step::Load { transfer, present } => {
+                let env = env(self.launch, self.block, &self.work.vars);
+                let rows = load(transfer, self.launch.level, &env, self.arena)?;
+                if let Some(counter) = *present {
+                    self.work.present[counter] = rows;
+                }
+            }
+            Step::Store(transfer) => store(transfer, &env(self.launch, self.block, &self.work.vars), self.arena)?,
+            Step::Stage {
+                dst,
+                src,
+                element,
+                present,
+            } => {
+                self.stage(*dst, *src, *element);
+                self.work.present[present.clone()].fill(usize::MAX);
+            }
+            Step::Fill { dst, value } => {
+                (0..dst.rows).for_each(|row| self.arena[dst.row(row, 0..dst.cols)].fill(*value));
+            }
+            Step::Gemm(step) => self.gemm(step),
+            Step::Map(map) => {
+                let env = env(self.launch, self.block, &self.work.vars);
+                map.run(self.launch.level, &env, self.arena, &mut self.work.registers)?;
+            }
+            Step::Reduce { op, dst, src } => reduce(self.launch.level, *op, *dst, *src, self.arena),
+            Step::Copy { dst, src } => self.arena.copy_within(src.start..src.start + src.rows, dst.start),
+            Step::Rotate(rotation) => rotate(rotation, self.arena),
+        }
+        Ok(Flow::Next)
+    }
+
+    fn scalar(&self, scalar: &Scalar) -> Result<i64, Fault> {
+        scalar.eval(&env(self.launch, self.block, &self.work.vars), At::BLOCK)
+    }
+
+    fn stage(&mut self, dst: Slot, src: Slot, element: Element) {
+        // Tiles never overlap, so both borrows are there.
+        let Ok([to, from]) = self.arena.get_disjoint_mut([dst.range(), src.range()]) else {
+            return;
+        };
+        for row in 0..src.rows {
+            let from = &from[row * src.stride..][..src.cols];
+            round_row(
+                self.launch.level,
+                element,
+                from,
+                &mut to[row * dst.stride..][..src.cols],
+            );
+        }
+    }
+
+    fn gemm(&mut self, step: &GemmStep) {
+        let GemmStep {
+            acc,
+            a,
+            b,
+            layout,
+            b_col,
+            ..
+        } = *step;
+        let mut sizes = Sizes {
+            m: acc.rows,
+            n: acc.cols,
+            k: a.cols,
+        };
+        if !self.launch.poison {
+            sizes.m = sizes.m.min(self.present(&step.a_present));
+            let b_rows = self.present(&step.b_present);
+            match layout {
+                BLayout::Nk => sizes.n = sizes.n.min(b_rows),
+                BLayout::Kn => sizes.k = sizes.k.min(b_rows),
+            }
+        }
+        // a and b may be one tile, acc is another: acc's part of the arena is cut out.
+        let (before, rest) = self.arena.split_at_mut(acc.start);
+        let (to, after) = rest.split_at_mut(acc.len);
+        let part = |slot: Slot| match slot.start.checked_sub(acc.start + acc.len) {
+            Some(start) => &after[start..start + slot.len],
+            None => &before[slot.range()],
+        };
+        let a = Matrix {
+            data: part(a),
+            stride: a.stride,
+        };
+        let b = Matrix {
+            data: &part(b)[b_col..],
+            stride: b.stride,
+        };
+        gemm(
+            self.launch.level,
+            sizes,
+            Acc {
+                data: to,
+                stride: acc.stride,
+            },
+            a,
+            b,
+            layout,
+            &mut self.work.panel,
+        );
+    }
+
+    /// Rows of a tile that may be other than zero; `usize::MAX` where that is not known.
+    fn present(&self, counters: &Range<usize>) -> usize {
+        self.work.present[counters.clone()]
+            .iter()
+            .copied()
+            .max()
+            .unwrap_or(usize::MAX)
+    }
+}
+
+fn env<'a>(launch: &Launch<'a>, block: [i64; 3], vars: &'a [i64]) -> Env<'a> {
+    Env {
+        params: launch.params,
+        vars,
+        block,
+        tensors: launch.tensors,
+    }
+}

@@ -1,0 +1,313 @@
+//! Preparing a tile program, and launching it over its grid.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use mlafuse_codegen::tile::{Access, TileProgram, verify};
+use mlafuse_ir::size::{Dims, Symbol};
+
+use crate::block::{Launch, Step};
+use crate::convert::Element;
+use crate::error::Fault;
+use crate::expr::{At, Env, Scalar};
+use crate::memory::{Bound, ReadLock, WriteLock};
+use crate::scratch::{Needs, with_scratch};
+use crate::{CpuBuffer, CpuError, Level, compile};
+
+/// How a kernel is executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// The instructions it may use.
+    pub level: Level,
+    /// Every tile of every block starts as NaN and gemm multiplies rows that are not there too, so that a program that reads
+    /// what it has not written shows itself. Costs time.
+    pub poison: bool,
+}
+
+impl Options {
+    /// This level; poison where debug assertions are on.
+    pub fn new(level: Level) -> Options {
+        Options {
+            level,
+            poison: cfg!(debug_assertions),
+        }
+    }
+}
+
+/// A tensor parameter.
+#[derive(Clone, Debug)]
+pub(crate) struct TensorParam {
+    pub(crate) name: String,
+    pub(crate) element: Element,
+    pub(crate) access: Access,
+}
+
+/// A tile program in executable form.
+#[derive(Clone, Debug)]
+pub struct CpuKernel {
+    pub(crate) name: String,
+    pub(crate) options: Options,
+    pub(crate) tensors: Vec<TensorParam>,
+    pub(crate) symbols: Vec<Symbol>,
+    pub(crate) grid: [Scalar; 3],
+    pub(crate) steps: Vec<Step>,
+    pub(crate) needs: Needs,
+}
+
+impl CpuKernel {
+    /// Translates `program` for `level`.
+    ///
+    /// # Errors
+    /// [`CpuError::Program`] where the program breaks a rule of the tile language, [`CpuError::Level`] where this processor
+    /// lacks the level, [`CpuError::ElementType`] and [`CpuError::TileSize`] where it cannot be executed.
+    pub fn prepare(program: &TileProgram, level: Level) -> Result<CpuKernel, CpuError> {
+        CpuKernel::prepare_with(program, Options::new(level))
+    }
+
+    /// Translates `program`.
+    ///
+    /// # Errors
+    /// As [`CpuKernel::prepare`].
+    pub fn prepare_with(program: &TileProgram, options: Options) -> Result<CpuKernel, CpuError> {
+        if !options.level.is_available() {
+            return Err(CpuError::Level {
+                level: options.level,
+                available: Level::detect(),
+            });
+        }
+        verify(program)?;
+        compile::kernel(program, options)
+    }
+
+    /// The kernel's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Bytes of scratch that each thread needs.
+    pub fn scratch_bytes(&self) -> usize {
+        self.needs.arena * size_of::<f32>()
+    }
+
+    /// Runs every block of the grid, in parallel on the current rayon pool, and returns when all have ended. `tensors` are
+    /// bound to the tensor parameters in their order; buffers may be larger than what is used of them. The outputs do not
+    /// depend on the number of threads.
+    ///
+    /// # Errors
+    /// Where a symbol is unbound, the buffers do not fit the parameters, are bound twice or in use; where a block reaches
+    /// outside a buffer, needs a block-table entry that is no page, or divides by zero. Of several failing blocks the first
+    /// one's error is given; what the outputs then hold is unspecified.
+    pub fn launch(&self, dims: &Dims, tensors: &[&CpuBuffer]) -> Result<(), CpuError> {
+        let params = self.params(dims)?;
+        let mut locks = self.lock(tensors)?;
+        let bound = self.bind(tensors, &mut locks);
+        let grid = self.grid(&params)?;
+        let blocks = self.blocks(grid)?;
+        tracing::trace!(kernel = %self.name, ?grid, level = ?self.options.level, "launch");
+        let Options { level, poison } = self.options;
+        let launch = Launch {
+            level,
+            poison,
+            params: &params,
+            tensors: &bound,
+            present: self.needs.present,
+        };
+        let queue = Queue {
+            next: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+            failure: Mutex::new(None),
+        };
+        let workers = (rayon::current_num_threads() as u64).min(blocks);
+        if workers <= 1 {
+            self.work(&launch, grid, blocks, &queue);
+        } else {
+            rayon::scope(|scope| (0..workers).for_each(|_| scope.spawn(|_| self.work(&launch, grid, blocks, &queue))));
+        }
+        match queue.failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            None => Ok(()),
+            Some((_, fault)) => Err(self.error(fault, &bound)),
+        }
+    }
+
+    /// Runs blocks until none is left.
+    fn work(&self, launch: &Launch<'_>, grid: [i64; 3], blocks: u64, queue: &Queue) {
+        with_scratch(|scratch| {
+            let (arena, work) = scratch.fit(&self.needs);
+            while let Some(index) = queue.take(blocks) {
+                let (x, y) = (grid[0] as u64, grid[1] as u64);
+                let block = [index % x, index / x % y, index / x / y].map(|i| i as i64);
+                if let Err(fault) = launch.block(&self.steps, block, arena, work) {
+                    queue.fail(index, fault);
+                }
+            }
+        });
+    }
+
+    fn params(&self, dims: &Dims) -> Result<Vec<i64>, CpuError> {
+        let value = |&symbol: &Symbol| {
+            let unbound = || CpuError::Unbound {
+                kernel: self.name.clone(),
+                symbol: symbol.letter(),
+            };
+            let value = dims.get(symbol).ok_or_else(unbound)?;
+            i64::try_from(value).map_err(|_| CpuError::Overflow {
+                kernel: self.name.clone(),
+            })
+        };
+        self.symbols.iter().map(value).collect()
+    }
+
+    fn grid(&self, params: &[i64]) -> Result<[i64; 3], CpuError> {
+        let env = Env {
+            params,
+            vars: &[],
+            block: [0; 3],
+            tensors: &[],
+        };
+        let mut grid = [0; 3];
+        for (blocks, scalar) in grid.iter_mut().zip(&self.grid) {
+            *blocks = scalar.eval(&env, At::BLOCK).map_err(|fault| self.error(fault, &[]))?;
+        }
+        Ok(grid)
+    }
+
+    /// Number of blocks of `grid`.
+    fn blocks(&self, grid: [i64; 3]) -> Result<u64, CpuError> {
+        let error = || CpuError::Grid {
+            kernel: self.name.clone(),
+            grid,
+        };
+        let sizes = grid
+            .iter()
+            .map(|&n| u64::try_from(n).map_err(|_| error()))
+            .collect::<Result<Vec<u64>, CpuError>>()?;
+        if sizes.contains(&0) {
+            return Ok(0);
+        }
+        // Half the range is left for the workers that find nothing more to do.
+        let blocks = sizes
+            .iter()
+            .try_fold(1u64, |product, &n| product.checked_mul(n))
+            .filter(|&n| n <= u64::MAX / 2);
+        blocks.ok_or_else(error)
+    }
+
+    /// Locks each buffer once, in the order of the parameters.
+    fn lock<'a>(&self, tensors: &[&'a CpuBuffer]) -> Result<Vec<Lock<'a>>, CpuError> {
+        let kernel = || self.name.clone();
+        if tensors.len() != self.tensors.len() {
+            return Err(CpuError::TensorCount {
+                kernel: kernel(),
+                expected: self.tensors.len(),
+                got: tensors.len(),
+            });
+        }
+        let mut locks = Vec::with_capacity(tensors.len());
+        for (i, (param, buffer)) in self.tensors.iter().zip(tensors).enumerate() {
+            let busy = || CpuError::Busy {
+                kernel: kernel(),
+                tensor: param.name.clone(),
+            };
+            let earlier = (0..i).find(|&j| std::ptr::eq(tensors[j], *buffer));
+            let lock = match (earlier.map(|j| (j, &self.tensors[j])), param.access) {
+                (None, Access::Write) => Lock::Write(buffer.lock_write().ok_or_else(busy)?),
+                (None, Access::Read) => Lock::Read(buffer.lock_read().ok_or_else(busy)?),
+                (Some((j, first)), Access::Write)
+                    if first.access == Access::Write && first.element == param.element =>
+                {
+                    Lock::Same(j)
+                }
+                (Some((j, first)), Access::Read) if first.access == Access::Read => Lock::Same(j),
+                (Some((_, first)), _) => {
+                    return Err(CpuError::Alias {
+                        kernel: kernel(),
+                        first: first.name.clone(),
+                        second: param.name.clone(),
+                    });
+                }
+            };
+            locks.push(lock);
+        }
+        Ok(locks)
+    }
+
+    fn bind<'a>(&self, tensors: &[&CpuBuffer], locks: &'a mut [Lock<'_>]) -> Vec<Bound<'a>> {
+        debug_assert_eq!(tensors.len(), locks.len());
+        let mut bound: Vec<Bound<'a>> = Vec::with_capacity(locks.len());
+        for lock in locks {
+            let next = match lock {
+                Lock::Read(lock) => Bound::Read(lock.bytes()),
+                Lock::Write(lock) => Bound::Write(lock.stores()),
+                Lock::Same(j) => bound[*j],
+            };
+            bound.push(next);
+        }
+        bound
+    }
+
+    /// `fault` with the names of this kernel.
+    fn error(&self, fault: Fault, bound: &[Bound<'_>]) -> CpuError {
+        let kernel = self.name.clone();
+        let name = |tensor: usize| self.tensors.get(tensor).map_or(String::new(), |t| t.name.clone());
+        let len = |tensor: usize| match (self.tensors.get(tensor), bound.get(tensor)) {
+            (Some(param), Some(bound)) => bound.len() / param.element.size(),
+            _ => 0,
+        };
+        match fault {
+            Fault::DivideByZero => CpuError::DivideByZero { kernel },
+            Fault::Overflow => CpuError::Overflow { kernel },
+            Fault::OutOfBounds { tensor, index } => CpuError::OutOfBounds {
+                kernel,
+                tensor: name(tensor),
+                index,
+                len: len(tensor),
+            },
+            Fault::Misaligned { tensor, index, align } => CpuError::Misaligned {
+                kernel,
+                tensor: name(tensor),
+                index,
+                align,
+            },
+            Fault::Page { table, entry, page } => CpuError::Page {
+                kernel,
+                table: name(table),
+                entry,
+                page,
+            },
+        }
+    }
+}
+
+/// A buffer held for a launch.
+enum Lock<'a> {
+    Read(ReadLock<'a>),
+    Write(WriteLock<'a>),
+    /// The buffer that an earlier parameter holds.
+    Same(usize),
+}
+
+/// The blocks that are left, and the first failure.
+struct Queue {
+    next: AtomicU64,
+    stop: AtomicBool,
+    failure: Mutex<Option<(u64, Fault)>>,
+}
+
+impl Queue {
+    fn take(&self, blocks: u64) -> Option<u64> {
+        if self.stop.load(Ordering::Relaxed) {
+            return None;
+        }
+        let index = self.next.fetch_add(1, Ordering::Relaxed);
+        (index < blocks).then_some(index)
+    }
+
+    /// Blocks are taken in order, so every block before the first failing one runs to its end, whatever the threads.
+    fn fail(&self, index: u64, fault: Fault) {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        if failure.is_none_or(|(first, _)| index < first) {
+            *failure = Some((index, fault));
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! Executes tile programs on the CPU.
+//!
+//! [`CpuKernel::prepare`] translates a [`TileProgram`] once: expressions become typed trees over resolved slots, tiles
+//! become places in one scratch arena. [`CpuKernel::launch`] runs the blocks of the grid on the current rayon pool. Every
+//! tile program runs, those scheduled for a GPU included; there is no second set of kernels.
+//!
+//! What must hold, and where it is kept:
+//! - every access to a [`CpuBuffer`] is checked against its length ([`memory`](CpuBuffer));
+//! - the same inputs give bitwise the same outputs whatever the number of threads: a block's work never depends on another
+//!   block, each gemm element is one chain over k in ascending order, each row sum has one fixed tree;
+//! - `unsafe` stands in `memory` (shared stores), `level` (calling code compiled for a feature) and `gemm/avx2`.
+//!
+//! [`TileProgram`]: mlafuse_codegen::tile::TileProgram
+
+mod block;
+mod compile;
+mod convert;
+mod error;
+mod expr;
+mod gemm;
+mod kernel;
+mod level;
+mod math;
+mod memory;
+mod rows;
+mod scratch;
+mod view;
+
+pub use error::CpuError;
+pub use kernel::{CpuKernel, Options};
+pub use level::Level;
+pub use memory::CpuBuffer;

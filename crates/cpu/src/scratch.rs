@@ -1,0 +1,122 @@
+//! Scratch memory of one thread: the tiles of the block it runs, registers for expressions, a packing buffer.
+
+use std::cell::Cell;
+use std::ops::Range;
+
+use crate::expr::Registers;
+
+/// f32 past the end of every slot, so that a vector that starts inside a row may be read whole.
+const SLACK: usize = 64;
+
+/// The place of a tile in the arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Slot {
+    /// First element.
+    pub(crate) start: usize,
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    /// Elements from one row to the next: 1 for vectors.
+    pub(crate) stride: usize,
+    /// Elements, padding and slack included.
+    pub(crate) len: usize,
+}
+
+impl Slot {
+    /// The slot of a tile at `start`. Rows of matrices are whole cache lines, and never a multiple of 512 bytes apart, so
+    /// that walking down a column does not stay in few cache sets.
+    pub(crate) fn new(start: usize, rows: usize, cols: usize, vector: bool) -> Option<Slot> {
+        let stride = match (vector, cols.checked_next_multiple_of(16)?) {
+            (true, _) => 1,
+            (false, padded) if padded.is_multiple_of(128) => padded.checked_add(16)?,
+            (false, padded) => padded,
+        };
+        let len = rows
+            .checked_mul(stride)?
+            .checked_add(SLACK)?
+            .checked_next_multiple_of(16)?;
+        Some(Slot {
+            start,
+            rows,
+            cols,
+            stride,
+            len,
+        })
+    }
+
+    /// All its elements.
+    pub(crate) fn range(&self) -> Range<usize> {
+        self.start..self.start + self.len
+    }
+
+    /// The elements `cols` of row `row`.
+    pub(crate) fn row(&self, row: usize, cols: Range<usize>) -> Range<usize> {
+        let start = self.start + row * self.stride;
+        start + cols.start..start + cols.end
+    }
+}
+
+/// What a kernel needs of a thread.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Needs {
+    /// f32 of all tiles.
+    pub(crate) arena: usize,
+    pub(crate) vars: usize,
+    /// Counters of present rows.
+    pub(crate) present: usize,
+    /// Registers of the largest map, and their length.
+    pub(crate) floats: usize,
+    pub(crate) ints: usize,
+    pub(crate) masks: usize,
+    pub(crate) scalars: usize,
+    pub(crate) line: usize,
+    /// f32 of a packed panel group of a gemm.
+    pub(crate) panel: usize,
+}
+
+/// Scratch of one thread; grows to what the largest kernel so far needs.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    memory: Vec<f32>,
+    pub(crate) work: Work,
+}
+
+/// The parts of the scratch beside the tiles.
+#[derive(Debug, Default)]
+pub(crate) struct Work {
+    pub(crate) vars: Vec<i64>,
+    pub(crate) present: Vec<usize>,
+    pub(crate) registers: Registers,
+    pub(crate) panel: Vec<f32>,
+}
+
+impl Scratch {
+    /// The tiles' arena, 64-byte aligned, and the rest; both at least as large as `needs`.
+    pub(crate) fn fit(&mut self, needs: &Needs) -> (&mut [f32], &mut Work) {
+        grow(&mut self.memory, needs.arena + 16, f32::NAN);
+        grow(&mut self.work.vars, needs.vars, 0);
+        grow(&mut self.work.present, needs.present, 0);
+        grow(&mut self.work.panel, needs.panel, 0.0);
+        self.work.registers.fit(needs);
+        let first = self.memory.as_ptr().align_offset(64).min(16);
+        (&mut self.memory[first..first + needs.arena], &mut self.work)
+    }
+}
+
+/// Makes `vec` at least `len` long.
+pub(crate) fn grow<T: Clone>(vec: &mut Vec<T>, len: usize, value: T) {
+    if vec.len() < len {
+        vec.resize(len, value);
+    }
+}
+
+thread_local! {
+    static SCRATCH: Cell<Option<Scratch>> = const { Cell::new(None) };
+}
+
+/// Runs `work` with this thread's scratch.
+pub(crate) fn with_scratch<R>(work: impl FnOnce(&mut Scratch) -> R) -> R {
+    let mut scratch = SCRATCH.take().unwrap_or_default();
+    let result = work(&mut scratch);
+    SCRATCH.set(Some(scratch));
+    result
+}

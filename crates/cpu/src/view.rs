@@ -1,0 +1,312 @@
+//! Views: rectangles of device memory, with bounds, block tables and row masks.
+
+use mlafuse_codegen::tile::{Rows, View};
+
+use crate::convert::{Element, read_row, read_strided, store_row};
+use crate::error::Fault;
+use crate::expr::{At, Env, Names, Scalar, load_int};
+use crate::kernel::TensorParam;
+use crate::level::Level;
+use crate::memory::Bound;
+use crate::scratch::Slot;
+
+/// A compiled view.
+#[derive(Clone, Debug)]
+pub(crate) struct ViewCode {
+    tensor: usize,
+    element: Element,
+    offset: Scalar,
+    rows: RowsCode,
+    col_start: Scalar,
+    col_limit: Scalar,
+    col_stride: Scalar,
+    align: usize,
+    mask: Option<Slot>,
+}
+
+#[derive(Clone, Debug)]
+enum RowsCode {
+    Strided {
+        start: Scalar,
+        stride: Scalar,
+        limit: Scalar,
+    },
+    Paged {
+        start: Scalar,
+        limit: Scalar,
+        table: usize,
+        table_offset: Scalar,
+        page_size: i64,
+        page_stride: Scalar,
+        row_stride: Scalar,
+    },
+}
+
+impl ViewCode {
+    /// `view`, of a program that has been verified.
+    pub(crate) fn compile(view: &View, tensors: &[TensorParam], names: &Names<'_>) -> ViewCode {
+        let int = |e| Scalar::compile(e, names);
+        let tensor = names.indices[view.param.0];
+        ViewCode {
+            tensor,
+            element: tensors[tensor].element,
+            offset: int(&view.offset),
+            rows: RowsCode::compile(&view.rows, names),
+            col_start: int(&view.col_start),
+            col_limit: int(&view.col_limit),
+            col_stride: int(&view.col_stride),
+            align: view.align,
+            mask: view.mask.map(|id| names.slots[id.0]),
+        }
+    }
+
+    fn resolve<'a>(&'a self, env: &'a Env<'a>, cols: usize) -> Result<Resolved<'a>, Fault> {
+        let int = |e: &Scalar| e.eval(env, At::BLOCK);
+        let col_start = int(&self.col_start)?;
+        let col_stride = int(&self.col_stride)?;
+        let present = int(&self.col_limit)?.saturating_sub(col_start).clamp(0, cols as i64) as usize;
+        let first = checked(col_start.checked_mul(col_stride))?;
+        let base = checked(int(&self.offset)?.checked_add(first))?;
+        let rows = match &self.rows {
+            RowsCode::Strided { start, stride, limit } => ResolvedRows::Strided {
+                start: int(start)?,
+                stride: int(stride)?,
+                limit: int(limit)?,
+            },
+            RowsCode::Paged {
+                start,
+                limit,
+                table,
+                table_offset,
+                page_size,
+                page_stride,
+                row_stride,
+            } => ResolvedRows::Paged {
+                start: int(start)?,
+                limit: int(limit)?,
+                table: *table,
+                table_offset: int(table_offset)?,
+                page_size: *page_size,
+                page_stride: int(page_stride)?,
+                row_stride: int(row_stride)?,
+            },
+        };
+        let len = env.tensors.get(self.tensor).map_or(0, Bound::len) / self.element.size();
+        Ok(Resolved {
+            code: self,
+            env,
+            base,
+            col_stride,
+            present,
+            rows,
+            len,
+        })
+    }
+}
+
+impl RowsCode {
+    fn compile(rows: &Rows, names: &Names<'_>) -> RowsCode {
+        let int = |e| Scalar::compile(e, names);
+        match rows {
+            Rows::Strided { start, stride, limit } => {
+                RowsCode::Strided { start: int(start), stride: int(stride), limit: int(limit) }
+            }
+            Rows::Paged { start, limit, table, table_offset, page_size, page_stride, row_stride } => {
+                RowsCode::Paged {
+                    start: int(start),
+                    limit: int(limit),
+                    table: names.indices[table.0],
+                    table_offset: int(table_offset),
+                    page_size: i64::try_from(*page_size).unwrap_or(i64::MAX),
+                    page_stride: int(page_stride),
+                    row_stride: int(row_stride),
+                }
+            }
+        }
+    }
+}
+
+/// A view whose expressions have their values.
+struct Resolved<'a> {
+    code: &'a ViewCode,
+    env: &'a Env<'a>,
+    /// Element index of the first column, without the row.
+    base: i64,
+    col_stride: i64,
+    /// Leading columns that are there.
+    present: usize,
+    rows: ResolvedRows,
+    /// Elements of the buffer.
+    len: usize,
+}
+
+enum ResolvedRows {
+    Strided {
+        start: i64,
+        stride: i64,
+        limit: i64,
+    },
+    Paged {
+        start: i64,
+        limit: i64,
+        table: usize,
+        table_offset: i64,
+        page_size: i64,
+        page_stride: i64,
+        row_stride: i64,
+    },
+}
+
+fn checked(value: Option<i64>) -> Result<i64, Fault> {
+    value.ok_or(Fault::Overflow)
+}
+
+/// a · b + c, checked.
+fn multiply_add(a: i64, b: i64, c: i64) -> Result<i64, Fault> {
+    checked(a.checked_mul(b).and_then(|ab| ab.checked_add(c)))
+}
+
+impl Resolved<'_> {
+    /// The row's part of the element index; `None` where tile row `i` is not there.
+    fn row(&self, i: usize, arena: &[f32]) -> Result<Option<i64>, Fault> {
+        // NaN is not > 0 either.
+        if self
+            .code
+            .mask
+            .is_some_and(|mask| arena[mask.start + i] <= 0.0 || arena[mask.start + i].is_nan())
+        {
+            return Ok(None);
+        }
+        match self.rows {
+            ResolvedRows::Strided { start, stride, limit } => {
+                let row = checked(start.checked_add(i as i64))?;
+                if row < limit {
+                    multiply_add(row, stride, 0).map(Some)
+                } else {
+                    Ok(None)
+                }
+            }
+            ResolvedRows::Paged {
+                start,
+                limit,
+                table,
+                table_offset,
+                page_size,
+                page_stride,
+                row_stride,
+            } => {
+                let token = checked(start.checked_add(i as i64))?;
+                if token >= limit {
+                    return Ok(None);
+                }
+                let entry = checked(table_offset.checked_add(token.div_euclid(page_size)))?;
+                let page = load_int(self.env, table, entry)?;
+                if page < 0 || token < 0 {
+                    return Err(Fault::Page { table, entry, page });
+                }
+                let in_page = multiply_add(token % page_size, row_stride, 0)?;
+                multiply_add(page, page_stride, in_page).map(Some)
+            }
+        }
+    }
+
+    /// Element index of the first column of tile row `i`, all of whose columns that are there are inside the buffer; `None`
+    /// where nothing of the row is there.
+    fn first(&self, i: usize, arena: &[f32]) -> Result<Option<usize>, Fault> {
+        let Some(row) = self.row(i, arena)? else {
+            return Ok(None);
+        };
+        if self.present == 0 {
+            return Ok(None);
+        }
+        let tensor = self.code.tensor;
+        let first = checked(self.base.checked_add(row))?;
+        let last = multiply_add(self.present as i64 - 1, self.col_stride, first)?;
+        for index in [first, last] {
+            if usize::try_from(index).map_or(true, |i| i >= self.len) {
+                return Err(Fault::OutOfBounds { tensor, index });
+            }
+        }
+        let align = self.code.align;
+        match usize::try_from(first) {
+            Ok(at) if at.is_multiple_of(align) => Ok(Some(at)),
+            _ => Err(Fault::Misaligned {
+                tensor,
+                index: first,
+                align,
+            }),
+        }
+    }
+}
+
+/// A rectangle of a tile and the view it is loaded from or stored to.
+#[derive(Clone, Debug)]
+pub(crate) struct Transfer {
+    pub(crate) tile: Slot,
+    pub(crate) cols: std::ops::Range<usize>,
+    pub(crate) view: ViewCode,
+}
+
+/// Loads; what is not there becomes zero. Gives the number of leading tile rows beyond which no row was there.
+pub(crate) fn load(t: &Transfer, level: Level, env: &Env<'_>, arena: &mut [f32]) -> Result<usize, Fault> {
+    let view = t.view.resolve(env, t.cols.len())?;
+    let bytes: &[u8] = match env.tensors.get(t.view.tensor) {
+        Some(Bound::Read(bytes)) => bytes,
+        _ => &[],
+    };
+    let (element, size) = (t.view.element, t.view.element.size());
+    let mut rows = 0;
+    for i in 0..t.tile.rows {
+        let first = view.first(i, arena)?;
+        let to = &mut arena[t.tile.row(i, t.cols.clone())];
+        let Some(first) = first else {
+            to.fill(0.0);
+            continue;
+        };
+        rows = i + 1;
+        let (there, beyond) = to.split_at_mut(view.present);
+        beyond.fill(0.0);
+        match view.col_stride {
+            1 => read_row(
+                level,
+                element,
+                &bytes[first * size..(first + view.present) * size],
+                there,
+            ),
+            step if step >= 0 => read_strided(element, &bytes[first * size..], step as usize * size, there),
+            step => {
+                let last = first - (view.present - 1) * step.unsigned_abs() as usize;
+                read_strided(
+                    element,
+                    &bytes[last * size..],
+                    step.unsigned_abs() as usize * size,
+                    there,
+                );
+                there.reverse();
+            }
+        }
+    }
+    Ok(rows)
+}
+
+/// Stores; what is not there is not written.
+pub(crate) fn store(t: &Transfer, env: &Env<'_>, arena: &[f32]) -> Result<(), Fault> {
+    let view = t.view.resolve(env, t.cols.len())?;
+    let Some(Bound::Write(stores)) = env.tensors.get(t.view.tensor) else {
+        return Ok(());
+    };
+    for i in 0..t.tile.rows {
+        let Some(first) = view.first(i, arena)? else { continue };
+        let from = &arena[t.tile.row(i, t.cols.start..t.cols.start + view.present)];
+        match usize::try_from(view.col_stride) {
+            Ok(step) => store_row(t.view.element, *stores, first, step, from),
+            Err(_) => {
+                let step = view.col_stride.unsigned_abs() as usize;
+                for (j, x) in from.iter().enumerate() {
+                    store_row(t.view.element, *stores, first - j * step, 1, std::slice::from_ref(x));
+                }
+            }
+        }
+    }
+    Ok(())
+}

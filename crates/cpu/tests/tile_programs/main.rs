@@ -1,0 +1,9 @@
+//! Hand-built tile programs, executed and checked against plain loops in f64.
+
+mod attention;
+mod build;
+mod control;
+mod elementwise;
+mod errors;
+mod products;
+mod transfers;

@@ -1,0 +1,517 @@
+//! The plan: kernels, in order, and the buffers between them.
+//!
+//! A plan says which values of a graph are in memory, where ([`View`]), and which kernel makes them ([`Region`]). How a
+//! kernel does it is the code generator's.
+
+mod fuse;
+mod text;
+mod view;
+
+pub use text::{KernelSummary, PlanSummary};
+pub use view::View;
+
+use crate::graph::{Graph, Op, ValueId};
+use crate::size::{Dim, Size, Symbol};
+use mlafuse_tensor::DType;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+/// Index of a buffer of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BufferId(pub usize);
+
+/// Who fills a buffer, and who reads it in the end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BufferRole {
+    /// The caller binds it, by the graph input's name. A kernel writes to it only where it is a cache.
+    Input(String),
+    /// The caller reads it: it holds these outputs of the graph (each where its view says).
+    Output(Vec<String>),
+    /// Between two kernels.
+    Temp,
+}
+
+/// A piece of device memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Buffer {
+    /// Unique within the plan.
+    pub name: String,
+    /// Type of each element.
+    pub dtype: DType,
+    /// The dimensions, outermost first.
+    pub shape: Vec<Dim>,
+    /// Who fills and reads it.
+    pub role: BufferRole,
+    /// Elements it takes. More than the product of its shape where the symbols `G` and `R` pad pages and rows.
+    pub size: Size,
+    /// Elements: the symbolic strides `G` and `R` are multiples of this. What a program may assume of its accesses
+    /// follows from it; a cache laid out by somebody else may need 1.
+    pub stride_align: usize,
+}
+
+/// A part of attention's query: what meets which columns of the cached rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueryPart {
+    /// \[B, T, H, x\].
+    pub value: ValueId,
+    /// The x columns of a cached row it is multiplied with.
+    pub columns: Range<usize>,
+}
+
+/// Attention over the rows of a paged cache, split over the cached tokens.
+///
+/// For each split z: `partial[b, z, t, h, :]` = softmax over the split's visible tokens of `scale · Σ parts q · row`,
+/// times the rows' `values` columns; `lse[b, z, t, h]` = the natural logarithm of the sum of exponentials, -inf where
+/// no token is visible. The partial of a split with no token at all is not written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttentionRegion {
+    /// The query, in parts of disjoint columns, ascending.
+    pub queries: Vec<QueryPart>,
+    /// The columns of a cached row that are its value.
+    pub values: Range<usize>,
+    /// \[N, page_size, row width\].
+    pub cache: ValueId,
+    /// \[B, P\].
+    pub block_table: ValueId,
+    /// \[B\].
+    pub q_len: ValueId,
+    /// \[B\].
+    pub kv_len: ValueId,
+    /// Softmax scale.
+    pub scale: f64,
+    /// Query heads that share the row.
+    pub n_heads: usize,
+    /// f32 \[B, Z, T, H, values\].
+    pub partial: BufferId,
+    /// f32 \[B, Z, T, H\], natural.
+    pub lse: BufferId,
+}
+
+/// The splits of an attention put together: `Σ exp(lse - max) · partial / Σ exp(lse - max)`, zeros where every lse is
+/// -inf.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CombineRegion {
+    /// f32 \[B, Z, T, H, values\].
+    pub partial: BufferId,
+    /// f32 \[B, Z, T, H\].
+    pub lse: BufferId,
+    /// Query heads.
+    pub n_heads: usize,
+    /// Value columns.
+    pub columns: usize,
+    /// \[B, T, H, values\].
+    pub output: ValueId,
+}
+
+/// What a kernel computes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RegionKind {
+    /// One node by itself.
+    Node(ValueId),
+    /// Attention over a paged cache.
+    Attention(AttentionRegion),
+    /// Its splits put together.
+    Combine(CombineRegion),
+}
+
+/// One kernel: nodes of the graph that are computed together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Region {
+    /// The kernel's name: a C identifier, unique within the plan.
+    pub name: String,
+    /// What it computes.
+    pub kind: RegionKind,
+    /// The graph's nodes it covers.
+    pub nodes: Vec<ValueId>,
+    /// Buffers it reads, in order of first use.
+    pub reads: Vec<BufferId>,
+    /// Buffers it writes.
+    pub writes: Vec<BufferId>,
+}
+
+/// Kernels, in order of launch, over buffers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// What is computed.
+    pub graph: Graph,
+    /// Memory.
+    pub buffers: Vec<Buffer>,
+    /// Where each value of the graph lies; `None` for those that never reach memory.
+    pub views: Vec<Option<View>>,
+    /// The kernels.
+    pub kernels: Vec<Region>,
+    /// What was not fused, and why.
+    pub notes: Vec<String>,
+}
+
+/// A graph that cannot be planned.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// A cache is written in place, so nobody may read the value it had before.
+    #[error("`{reader}` reads `{cache}` after `{writer}` has written its rows in place; expected it to read `{writer}`")]
+    StaleCache {
+        /// The node that reads.
+        reader: String,
+        /// The value it reads.
+        cache: String,
+        /// The node that wrote to the same memory before.
+        writer: String,
+    },
+    /// A reshape of a value whose elements do not lie next to each other.
+    #[error("reshape `{node}`: expected a contiguous argument, got `{argument}`, a part of buffer `{buffer}`")]
+    Reshape {
+        /// The reshape.
+        node: String,
+        /// Its argument.
+        argument: String,
+        /// Where the argument lies.
+        buffer: String,
+    },
+    /// An index beyond the graph, or a value used before it is made.
+    #[error("node `{node}`: expected its arguments to be made by earlier nodes, got value {found}")]
+    Order {
+        /// The node.
+        node: String,
+        /// The argument's index.
+        found: usize,
+    },
+}
+
+/// A kernel before names and buffers are given out.
+struct Draft {
+    nodes: Vec<ValueId>,
+    kind: DraftKind,
+}
+
+enum DraftKind {
+    Node(ValueId),
+    Attention { found: fuse::Found, output: ValueId },
+}
+
+/// A kernel for every node.
+pub fn unfused(graph: &Graph) -> Result<Plan, PlanError> {
+    plan(graph, &BTreeMap::new(), Vec::new())
+}
+
+/// The fewest kernels that are known: attention over cached rows becomes one kernel and a combine.
+///
+/// What looks like attention but cannot be fused stays a kernel a node, and [`Plan::notes`] says why.
+pub fn fused(graph: &Graph) -> Result<Plan, PlanError> {
+    check_order(graph)?;
+    let (found, notes) = fuse::attentions(graph);
+    plan(graph, &found, notes)
+}
+
+impl Plan {
+    /// Where `value` lies, if it reaches memory.
+    pub fn view(&self, value: ValueId) -> Option<&View> {
+        self.views.get(value.0)?.as_ref()
+    }
+
+    /// The buffer `id`.
+    pub fn buffer(&self, id: BufferId) -> &Buffer {
+        &self.buffers[id.0]
+    }
+
+    /// Where the output `name` lies.
+    pub fn output(&self, name: &str) -> Option<&View> {
+        self.view(self.graph.output(name)?)
+    }
+
+    /// The kernel named `name`.
+    pub fn kernel(&self, name: &str) -> Option<&Region> {
+        self.kernels.iter().find(|kernel| kernel.name == name)
+    }
+
+    /// Sets what the cache strides `G` and `R` are multiples of, in elements: 1 for a cache of unknown layout.
+    pub fn with_stride_align(mut self, elements: usize) -> Plan {
+        for buffer in &mut self.buffers {
+            buffer.stride_align = elements.max(1);
+        }
+        self
+    }
+}
+
+fn check_order(graph: &Graph) -> Result<(), PlanError> {
+    for (index, node) in graph.nodes.iter().enumerate() {
+        if let Some(arg) = node.args.iter().find(|arg| arg.0 >= index) {
+            return Err(PlanError::Order { node: node.name.clone(), found: arg.0 });
+        }
+    }
+    match graph.outputs.iter().find(|(_, value)| value.0 >= graph.nodes.len()) {
+        Some((name, value)) => Err(PlanError::Order { node: name.clone(), found: value.0 }),
+        None => Ok(()),
+    }
+}
+
+fn plan(
+    graph: &Graph,
+    attentions: &BTreeMap<ValueId, fuse::Found>,
+    notes: Vec<String>,
+) -> Result<Plan, PlanError> {
+    check_order(graph)?;
+    let drafts = drafts(graph, attentions);
+    let mut plan =
+        Plan { graph: graph.clone(), buffers: Vec::new(), views: vec![None; graph.nodes.len()], kernels: Vec::new(), notes };
+    place_values(&mut plan, &drafts)?;
+    let mut names = BTreeSet::new();
+    for draft in drafts {
+        add_kernels(&mut plan, draft, &mut names);
+    }
+    check_in_place(&plan)?;
+    Ok(plan)
+}
+
+/// The kernels that outputs and caches need, in order of their last node.
+fn drafts(graph: &Graph, attentions: &BTreeMap<ValueId, fuse::Found>) -> Vec<Draft> {
+    let mut needed: BTreeSet<ValueId> = graph.outputs.iter().map(|&(_, value)| value).collect();
+    let mut drafts = Vec::new();
+    for value in graph.values().collect::<Vec<_>>().into_iter().rev() {
+        let node = graph.node(value);
+        if !needed.contains(&value) && node.op != Op::CacheWrite {
+            continue;
+        }
+        if let Some(found) = attentions.get(&value) {
+            needed.extend(found.reads());
+            let kind = DraftKind::Attention { found: found.clone(), output: value };
+            drafts.push(Draft { nodes: found.nodes.clone(), kind });
+            continue;
+        }
+        needed.extend(node.args.iter().copied());
+        let computes = !matches!(node.op, Op::Input { .. } | Op::Slice { .. } | Op::Reshape);
+        if computes {
+            drafts.push(Draft { nodes: vec![value], kind: DraftKind::Node(value) });
+        }
+    }
+    drafts.reverse();
+    drafts
+}
+
+/// Gives every value that reaches memory its buffer and view.
+fn place_values(plan: &mut Plan, drafts: &[Draft]) -> Result<(), PlanError> {
+    let made: BTreeSet<ValueId> = drafts
+        .iter()
+        .map(|draft| match &draft.kind {
+            DraftKind::Node(value) => *value,
+            DraftKind::Attention { output, .. } => *output,
+        })
+        .collect();
+    let graph = plan.graph.clone();
+    for value in graph.values() {
+        let node = graph.node(value);
+        let first = node.args.first().and_then(|&arg| plan.view(arg)).cloned();
+        let view = match (&node.op, first) {
+            (Op::Input { name }, _) => Some(place_input(plan, value, name)),
+            (Op::Slice { axis, start, .. }, Some(from)) => Some(from.slice(*axis, *start, &node.ty.shape)),
+            (Op::Reshape, Some(from)) => Some(from.reshape(&node.ty.shape).ok_or_else(|| PlanError::Reshape {
+                node: node.name.clone(),
+                argument: node.args.first().map(|&arg| graph.node(arg).name.clone()).unwrap_or_default(),
+                buffer: plan.buffer(from.buffer).name.clone(),
+            })?),
+            (Op::CacheWrite, Some(from)) => Some(from),
+            _ if made.contains(&value) => Some(place_temp(plan, value)),
+            _ => None,
+        };
+        plan.views[value.0] = view;
+    }
+    for (name, value) in &graph.outputs {
+        let Some(buffer) = plan.view(*value).map(|view| view.buffer) else { continue };
+        let buffer = &mut plan.buffers[buffer.0];
+        match &mut buffer.role {
+            BufferRole::Input(_) => {}
+            BufferRole::Output(names) => names.push(name.clone()),
+            BufferRole::Temp => buffer.role = BufferRole::Output(vec![name.clone()]),
+        }
+    }
+    Ok(())
+}
+
+fn place_input(plan: &mut Plan, value: ValueId, name: &str) -> View {
+    let ty = plan.graph.ty(value).clone();
+    let is_cache = plan.graph.users(value).iter().any(|&user| {
+        let node = plan.graph.node(user);
+        matches!(node.op, Op::CacheWrite | Op::CacheRead) && node.args.first() == Some(&value)
+    });
+    let id = BufferId(plan.buffers.len());
+    let view = if is_cache { View::cache(id, &ty.shape) } else { View::contiguous(id, &ty.shape) };
+    let size = match ty.shape.first() {
+        Some(&pages) if is_cache => Size::product(&[pages, Dim::Sym(Symbol::G)]),
+        _ => Size::product(&ty.shape),
+    };
+    push_buffer(plan, name, ty.dtype, &ty.shape, BufferRole::Input(name.to_string()), size);
+    view
+}
+
+fn place_temp(plan: &mut Plan, value: ValueId) -> View {
+    let node = plan.graph.node(value).clone();
+    let size = Size::product(&node.ty.shape);
+    let id = push_buffer(plan, &node.name, node.ty.dtype, &node.ty.shape, BufferRole::Temp, size);
+    View::contiguous(id, &node.ty.shape)
+}
+
+fn push_buffer(plan: &mut Plan, name: &str, dtype: DType, shape: &[Dim], role: BufferRole, size: Size) -> BufferId {
+    let taken = |name: &str| plan.buffers.iter().any(|buffer| buffer.name == name);
+    let name = numbered(name).find(|name| !taken(name)).unwrap_or_default();
+    // Our own caches pad rows to 16 bytes.
+    let stride_align = (16 / dtype.size_bytes()).max(1);
+    plan.buffers.push(Buffer { name, dtype, shape: shape.to_vec(), role, size, stride_align });
+    BufferId(plan.buffers.len() - 1)
+}
+
+fn numbered(name: &str) -> impl Iterator<Item = String> {
+    std::iter::once(name.to_string()).chain((2usize..).map(move |n| format!("{name}_{n}")))
+}
+
+/// `wanted` as a C identifier that no other kernel has.
+fn kernel_name(wanted: &str, names: &mut BTreeSet<String>) -> String {
+    let mut name: String = wanted.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+    if name.starts_with(|c: char| c.is_ascii_digit()) {
+        name.insert(0, 'k');
+    }
+    let name = numbered(&name).find(|name| !names.contains(name)).unwrap_or_default();
+    names.insert(name.clone());
+    name
+}
+
+fn op_name(op: &Op) -> &'static str {
+    match op {
+        Op::Input { .. } => "input",
+        Op::Einsum(_) => "einsum",
+        Op::RmsNorm { .. } => "rms_norm",
+        Op::Rope { .. } => "rope",
+        Op::Scale { .. } => "scale",
+        Op::Add => "add",
+        Op::Mask => "mask",
+        Op::Softmax => "softmax",
+        Op::Slice { .. } => "slice",
+        Op::Concat { .. } => "concat",
+        Op::Reshape => "reshape",
+        Op::Cast => "cast",
+        Op::CacheWrite => "cache_write",
+        Op::CacheRead => "cache_read",
+    }
+}
+
+/// Turns a draft into its kernels: one, or attention and its combine.
+fn add_kernels(plan: &mut Plan, draft: Draft, names: &mut BTreeSet<String>) {
+    match draft.kind {
+        DraftKind::Node(value) => {
+            let node = plan.graph.node(value);
+            // `einsum_q_nope`, but `cache_write` where the node is named after its op.
+            let op = op_name(&node.op);
+            let named = node.name.strip_prefix(op).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'));
+            let wanted = if named { node.name.clone() } else { format!("{op}_{}", node.name) };
+            let args = match node.op {
+                // Rows are written to the cache, not read from it.
+                Op::CacheWrite => node.args.get(1..).unwrap_or_default().to_vec(),
+                _ => node.args.clone(),
+            };
+            let reads = buffers(plan, &args);
+            let writes = buffers(plan, &[value]);
+            let name = kernel_name(&wanted, names);
+            plan.kernels.push(Region { name, kind: RegionKind::Node(value), nodes: draft.nodes, reads, writes });
+        }
+        DraftKind::Attention { found, output } => add_attention(plan, &found, output, draft.nodes, names),
+    }
+}
+
+fn add_attention(
+    plan: &mut Plan,
+    found: &fuse::Found,
+    output: ValueId,
+    nodes: Vec<ValueId>,
+    names: &mut BTreeSet<String>,
+) {
+    let shape = plan.graph.ty(output).shape.clone();
+    let (Some(&batch), Some(rest)) = (shape.first(), shape.get(1..)) else { return };
+    let split: Vec<Dim> = [batch, Dim::Sym(Symbol::Z)].into_iter().chain(rest.iter().copied()).collect();
+    let lse_shape = &split[..split.len() - 1];
+    let name = kernel_name("attention", names);
+    let combine = kernel_name("combine", names);
+    let temp = BufferRole::Temp;
+    let partial =
+        push_buffer(plan, &format!("{name}_partial"), DType::F32, &split, temp.clone(), Size::product(&split));
+    let lse = push_buffer(plan, &format!("{name}_lse"), DType::F32, lse_shape, temp, Size::product(lse_shape));
+    let region = AttentionRegion {
+        queries: found.queries.clone(),
+        values: found.values.clone(),
+        cache: found.cache,
+        block_table: found.block_table,
+        q_len: found.q_len,
+        kv_len: found.kv_len,
+        scale: found.scale,
+        n_heads: found.n_heads,
+        partial,
+        lse,
+    };
+    let reads = buffers(plan, &found.reads());
+    let writes = vec![partial, lse];
+    plan.kernels.push(Region { name, kind: RegionKind::Attention(region), nodes: nodes.clone(), reads, writes });
+    let columns = found.values.len();
+    let region = CombineRegion { partial, lse, n_heads: found.n_heads, columns, output };
+    let writes = buffers(plan, &[output]);
+    let (kind, reads) = (RegionKind::Combine(region), vec![partial, lse]);
+    plan.kernels.push(Region { name: combine, kind, nodes, reads, writes });
+}
+
+/// The buffers of `values`, each once, in order of first use.
+fn buffers(plan: &Plan, values: &[ValueId]) -> Vec<BufferId> {
+    let mut ids = Vec::new();
+    for id in values.iter().filter_map(|&value| plan.view(value)).map(|view| view.buffer) {
+        if !ids.contains(&id) {
+            ids.push(id);
+        }
+    }
+    ids
+}
+
+/// Checks that nobody reads a cache as it was before a write in place.
+fn check_in_place(plan: &Plan) -> Result<(), PlanError> {
+    let mut newest: BTreeMap<BufferId, ValueId> = BTreeMap::new();
+    for kernel in &plan.kernels {
+        let last = kernel.nodes.last().copied();
+        let reads = match &kernel.kind {
+            RegionKind::Node(value) => plan.graph.node(*value).args.clone(),
+            RegionKind::Attention(attention) => vec![attention.cache],
+            RegionKind::Combine(_) => Vec::new(),
+        };
+        for value in reads {
+            let Some(writer) = plan.view(value).and_then(|view| newest.get(&view.buffer)) else { continue };
+            if version(&plan.graph, value) != *writer {
+                let name = |value: ValueId| plan.graph.node(value).name.clone();
+                let (reader, cache) = (last.map(name).unwrap_or_default(), name(value));
+                return Err(PlanError::StaleCache { reader, cache, writer: name(*writer) });
+            }
+        }
+        if let RegionKind::Node(value) = kernel.kind
+            && plan.graph.node(value).op == Op::CacheWrite
+            && let Some(view) = plan.view(value)
+        {
+            newest.insert(view.buffer, value);
+        }
+    }
+    let stale = plan.graph.outputs.iter().find_map(|(name, value)| {
+        let writer = *newest.get(&plan.view(*value)?.buffer)?;
+        (version(&plan.graph, *value) != writer).then_some((name, *value, writer))
+    });
+    match stale {
+        Some((name, value, writer)) => Err(PlanError::StaleCache {
+            reader: format!("output {name}"),
+            cache: plan.graph.node(value).name.clone(),
+            writer: plan.graph.node(writer).name.clone(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// The value whose memory `value` is a view of, as of which write.
+fn version(graph: &Graph, value: ValueId) -> ValueId {
+    let node = graph.node(value);
+    match (&node.op, node.args.first()) {
+        (Op::Slice { .. } | Op::Reshape, Some(&from)) => version(graph, from),
+        _ => value,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,184 @@
+//! Dimensions, and products of dimensions.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// A dimension known only at launch, written as one upper-case letter.
+///
+/// The layer uses `B` sequences, `T` new tokens a sequence, `S` cached tokens a sequence (the longest), `N` pages in
+/// the cache, `P` block-table entries a sequence and `L` rows of the rope tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Symbol(u8);
+
+impl Symbol {
+    /// Number of sequences.
+    pub const B: Symbol = Symbol(b'B');
+    /// New tokens a sequence.
+    pub const T: Symbol = Symbol(b'T');
+    /// Cached tokens a sequence, the new ones included; the longest of the batch.
+    pub const S: Symbol = Symbol(b'S');
+    /// Pages in the cache.
+    pub const N: Symbol = Symbol(b'N');
+    /// Block-table entries a sequence.
+    pub const P: Symbol = Symbol(b'P');
+    /// Rows (positions) of the rope tables.
+    pub const L: Symbol = Symbol(b'L');
+    /// Splits of the cached tokens in split-KV attention.
+    pub const Z: Symbol = Symbol(b'Z');
+    /// Elements from one cache row to the next (a multiple of 16 bytes in our own caches).
+    pub const R: Symbol = Symbol(b'R');
+    /// Elements from one cache page to the next.
+    pub const G: Symbol = Symbol(b'G');
+
+    /// The symbol written as `letter`, if that is an upper-case ASCII letter.
+    pub fn new(letter: char) -> Option<Symbol> {
+        letter.is_ascii_uppercase().then_some(Symbol(letter as u8))
+    }
+
+    /// The letter it is written as.
+    pub fn letter(self) -> char {
+        self.0 as char
+    }
+}
+
+impl fmt::Display for Symbol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.letter())
+    }
+}
+
+/// One dimension of a value: a constant, or a symbol bound at launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Dim {
+    /// Known when the graph is built.
+    Const(usize),
+    /// Known at launch.
+    Sym(Symbol),
+}
+
+impl Dim {
+    /// Its value under `dims`; `None` where a symbol is unbound.
+    pub fn value(self, dims: &Dims) -> Option<usize> {
+        match self {
+            Dim::Const(n) => Some(n),
+            Dim::Sym(s) => dims.get(s),
+        }
+    }
+}
+
+impl From<usize> for Dim {
+    fn from(n: usize) -> Dim {
+        Dim::Const(n)
+    }
+}
+
+impl From<Symbol> for Dim {
+    fn from(s: Symbol) -> Dim {
+        Dim::Sym(s)
+    }
+}
+
+impl fmt::Display for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Dim::Const(n) => write!(f, "{n}"),
+            Dim::Sym(s) => write!(f, "{s}"),
+        }
+    }
+}
+
+/// The values of the symbols for one launch, or the typical values a cost model is asked about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dims(BTreeMap<Symbol, usize>);
+
+impl Dims {
+    /// No symbol bound.
+    pub fn new() -> Dims {
+        Dims::default()
+    }
+
+    /// These and `symbol = value`.
+    pub fn with(mut self, symbol: Symbol, value: usize) -> Dims {
+        self.0.insert(symbol, value);
+        self
+    }
+
+    /// The value of `symbol`, if bound.
+    pub fn get(&self, symbol: Symbol) -> Option<usize> {
+        self.0.get(&symbol).copied()
+    }
+
+    /// All bindings, in the symbols' order.
+    pub fn iter(&self) -> impl Iterator<Item = (Symbol, usize)> + '_ {
+        self.0.iter().map(|(&s, &n)| (s, n))
+    }
+}
+
+/// A product of dimensions, such as a stride: `coefficient × symbols`, symbols sorted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Size {
+    /// The product of the constant dimensions.
+    pub coefficient: usize,
+    /// The symbolic dimensions, sorted, repeated where they stand twice.
+    pub symbols: Vec<Symbol>,
+}
+
+impl Size {
+    /// The size one.
+    pub fn one() -> Size {
+        Size { coefficient: 1, symbols: Vec::new() }
+    }
+
+    /// A constant.
+    pub fn constant(n: usize) -> Size {
+        Size { coefficient: n, symbols: Vec::new() }
+    }
+
+    /// The product of `dims`.
+    pub fn product(dims: &[Dim]) -> Size {
+        dims.iter().fold(Size::one(), |size, &dim| size.times(dim))
+    }
+
+    /// This size times one more dimension.
+    pub fn times(mut self, dim: Dim) -> Size {
+        match dim {
+            Dim::Const(n) => self.coefficient *= n,
+            Dim::Sym(s) => {
+                self.symbols.push(s);
+                self.symbols.sort();
+            }
+        }
+        self
+    }
+
+    /// The constant it is, if it has no symbol.
+    pub fn as_constant(&self) -> Option<usize> {
+        self.symbols.is_empty().then_some(self.coefficient)
+    }
+
+    /// Whether every value of the symbols makes this a multiple of `n`.
+    pub fn divisible_by(&self, n: usize) -> bool {
+        self.coefficient.is_multiple_of(n)
+    }
+
+    /// Its value under `dims`; `None` where a symbol is unbound or the product overflows.
+    pub fn value(&self, dims: &Dims) -> Option<usize> {
+        self.symbols.iter().try_fold(self.coefficient, |product, &s| product.checked_mul(dims.get(s)?))
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.coefficient, self.symbols.as_slice()) {
+            (n, []) => write!(f, "{n}"),
+            (1, [first, rest @ ..]) => {
+                write!(f, "{first}")?;
+                rest.iter().try_for_each(|s| write!(f, "*{s}"))
+            }
+            (n, symbols) => {
+                write!(f, "{n}")?;
+                symbols.iter().try_for_each(|s| write!(f, "*{s}"))
+            }
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Fused Multi-head Latent Attention for any shape: MlaLayer, PagedKvCache, DecodeAttention.

@@ -1,0 +1,106 @@
+//! What can go wrong on a device, and on the way to one.
+
+use mlafuse_codegen::build::BuildError;
+use mlafuse_codegen::lower::LowerError;
+use mlafuse_cpu::CpuError;
+use mlafuse_ir::target::Arch;
+
+use crate::compile::Rejected;
+use crate::nvrtc::NvrtcError;
+
+/// An error of a device or of compiling for one.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// A device that this version cannot drive, or that is not here.
+    #[error("device {device}: {reason}; devices here: {here}")]
+    NoDevice {
+        /// The device as asked for.
+        device: String,
+        /// Why it cannot be used.
+        reason: String,
+        /// What can be used.
+        here: &'static str,
+    },
+    /// More memory than can be had.
+    #[error("{device}: cannot allocate {bytes} bytes")]
+    OutOfMemory {
+        /// The device.
+        device: String,
+        /// The bytes asked for.
+        bytes: usize,
+    },
+    /// A size of a plan's buffer that a launch does not tell, or that is too large to count.
+    #[error("plan {plan}: the size of buffer {buffer}, {size} elements, is unknown or too large with {dims}")]
+    BufferSize {
+        /// The plan's graph.
+        plan: String,
+        /// The buffer.
+        buffer: String,
+        /// Its size, in symbols.
+        size: String,
+        /// The symbols' values.
+        dims: String,
+    },
+    /// An input that was not bound.
+    #[error("plan {plan}: input {name} is missing")]
+    MissingInput {
+        /// The plan's graph.
+        plan: String,
+        /// The input.
+        name: String,
+    },
+    /// An input that is smaller than the plan reads.
+    #[error("plan {plan}: input {name} has {found} bytes; expected at least {expected}")]
+    InputSize {
+        /// The plan's graph.
+        plan: String,
+        /// The input.
+        name: String,
+        /// Bytes the plan reads.
+        expected: usize,
+        /// Bytes it has.
+        found: usize,
+    },
+    /// A kernel parameter that names no buffer of the plan.
+    #[error("kernel {kernel}: parameter {param} is no buffer of the plan")]
+    Parameter {
+        /// The kernel.
+        kernel: String,
+        /// The parameter.
+        param: String,
+    },
+    /// No tile program.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// No thread program.
+    #[error(transparent)]
+    Lower(#[from] LowerError),
+    /// The CPU executor failed.
+    #[error(transparent)]
+    Cpu(#[from] CpuError),
+    /// NVRTC failed.
+    #[error(transparent)]
+    Nvrtc(#[from] NvrtcError),
+    /// No schedule keeps its values in registers.
+    #[error("kernel {kernel} for {arch}: every schedule fails:{}", listed(rejected))]
+    NoSchedule {
+        /// The kernel.
+        kernel: String,
+        /// The architecture.
+        arch: Arch,
+        /// Each schedule and what is wrong with it, as tried.
+        rejected: Vec<Rejected>,
+    },
+    /// NVRTC's log does not tell the kernel's resources.
+    #[error("kernel {kernel} for {arch}: the compiled module has no kernel of that name")]
+    NoResources {
+        /// The kernel.
+        kernel: String,
+        /// The architecture.
+        arch: Arch,
+    },
+}
+
+fn listed(rejected: &[Rejected]) -> String {
+    rejected.iter().map(|rejected| format!("\n  {}: {}", rejected.schedule, rejected.reason)).collect()
+}

@@ -1,0 +1,204 @@
+//! A plan made executable on a device.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use mlafuse_codegen::build::build;
+use mlafuse_codegen::schedule::Schedule;
+use mlafuse_codegen::tile::{ParamKind, TileProgram};
+use mlafuse_ir::plan::{self, BufferId, BufferRole, Plan};
+use mlafuse_ir::size::{Dims, Symbol};
+
+use crate::{Buffer, Device, Kernel, RuntimeError};
+
+/// The time one launch took.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KernelTime {
+    /// The kernel's name in the plan.
+    pub name: String,
+    /// Wall time of the launch in milliseconds.
+    pub ms: f64,
+}
+
+/// What a run made.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// The plan's outputs by name; those that lie in an input (the cache) are that input.
+    pub outputs: BTreeMap<String, Buffer>,
+    /// Each launch, in order.
+    pub kernels: Vec<KernelTime>,
+    /// Splits of the cached tokens.
+    pub splits: usize,
+}
+
+/// One kernel, ready to launch.
+struct Step {
+    name: String,
+    schedule: Schedule,
+    kernel: Box<dyn Kernel>,
+    /// The plan's buffers for the tensor parameters, in order.
+    buffers: Vec<BufferId>,
+}
+
+/// A plan's kernels, prepared on a device. May be run from several threads.
+pub struct Executable {
+    device: Arc<dyn Device>,
+    plan: Plan,
+    steps: Vec<Step>,
+    /// Memory between kernels, kept from one run to the next; whoever runs takes it.
+    temps: Mutex<BTreeMap<BufferId, Buffer>>,
+}
+
+impl Executable {
+    /// Builds and prepares each kernel of `plan` for launches of about the sizes in `hint`. Launches of any size give right
+    /// results.
+    ///
+    /// # Errors
+    /// Where a kernel cannot be built or does not fit the device.
+    pub fn new(device: Arc<dyn Device>, plan: Plan, hint: &Dims) -> Result<Executable, RuntimeError> {
+        let _span = tracing::info_span!("build", plan = %plan.graph.name, kernels = plan.kernels.len()).entered();
+        let mut steps = Vec::with_capacity(plan.kernels.len());
+        for region in &plan.kernels {
+            let schedule = device.schedule(&plan, region, hint)?;
+            let program = build(&plan, region, &schedule)?;
+            tracing::debug!(kernel = %region.name, %schedule, "built");
+            let kernel = device.prepare(&program, &schedule)?;
+            let buffers = tensors(&plan, &program)?;
+            steps.push(Step { name: region.name.clone(), schedule, kernel, buffers });
+        }
+        Ok(Executable { device, plan, steps, temps: Mutex::default() })
+    }
+
+    /// What it executes.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// What it executes on.
+    pub fn device(&self) -> &Arc<dyn Device> {
+        &self.device
+    }
+
+    /// Each kernel's name and schedule, in order of launch.
+    pub fn schedules(&self) -> impl Iterator<Item = (&str, &Schedule)> {
+        self.steps.iter().map(|step| (step.name.as_str(), &step.schedule))
+    }
+
+    /// Launches every kernel in order. `inputs` are bound by the graph's input names, others among them are ignored; a
+    /// cache is written in place. Where `dims` has no `Z`, the device says into how many parts attention is split.
+    ///
+    /// # Errors
+    /// [`RuntimeError::MissingInput`], [`RuntimeError::InputSize`] and [`RuntimeError::BufferSize`] before anything is
+    /// launched; [`RuntimeError::OutOfMemory`]; those of the launches, after which a cache holds unspecified rows where
+    /// the new tokens go.
+    pub fn run(&self, dims: &Dims, inputs: &BTreeMap<String, Buffer>) -> Result<Run, RuntimeError> {
+        let splits = dims.get(Symbol::Z).unwrap_or_else(|| self.device.splits(dims)).max(1);
+        let dims = dims.clone().with(Symbol::Z, splits);
+        let mut kept = std::mem::take(&mut *self.temps.lock().unwrap_or_else(PoisonError::into_inner));
+        let bound = self.bind(&dims, inputs, &mut kept)?;
+        let kernels = self.launch(&dims, &bound);
+        *self.temps.lock().unwrap_or_else(PoisonError::into_inner) = kept;
+        Ok(Run { outputs: self.outputs(&bound), kernels: kernels?, splits })
+    }
+
+    fn launch(&self, dims: &Dims, bound: &[Buffer]) -> Result<Vec<KernelTime>, RuntimeError> {
+        let mut times = Vec::with_capacity(self.steps.len());
+        for step in &self.steps {
+            let _span = tracing::debug_span!("launch", kernel = %step.name).entered();
+            let buffers: Vec<&Buffer> = step.buffers.iter().filter_map(|id| bound.get(id.0)).collect();
+            let start = Instant::now();
+            step.kernel.launch(dims, &buffers)?;
+            let ms = start.elapsed().as_secs_f64() * 1e3;
+            tracing::trace!(ms, "launched");
+            times.push(KernelTime { name: step.name.clone(), ms });
+        }
+        Ok(times)
+    }
+
+    /// Memory for each buffer of the plan.
+    fn bind(
+        &self,
+        dims: &Dims,
+        inputs: &BTreeMap<String, Buffer>,
+        kept: &mut BTreeMap<BufferId, Buffer>,
+    ) -> Result<Vec<Buffer>, RuntimeError> {
+        let mut bound = Vec::with_capacity(self.plan.buffers.len());
+        for (index, buffer) in self.plan.buffers.iter().enumerate() {
+            let expected = self.bytes(buffer, dims)?;
+            let memory = match &buffer.role {
+                BufferRole::Input(name) => self.input(name, expected, inputs)?,
+                BufferRole::Output(_) => self.device.alloc(expected)?,
+                BufferRole::Temp => match kept.get(&BufferId(index)) {
+                    Some(memory) if memory.len() >= expected => memory.clone(),
+                    _ => {
+                        let memory = self.device.alloc(expected)?;
+                        kept.insert(BufferId(index), memory.clone());
+                        memory
+                    }
+                },
+            };
+            bound.push(memory);
+        }
+        Ok(bound)
+    }
+
+    fn bytes(&self, buffer: &plan::Buffer, dims: &Dims) -> Result<usize, RuntimeError> {
+        let elements = buffer.size.value(dims);
+        let bytes = elements.and_then(|elements| elements.checked_mul(buffer.dtype.size_bytes()));
+        bytes.filter(|&bytes| bytes <= isize::MAX as usize).ok_or_else(|| {
+            let values: Vec<String> = dims.iter().map(|(symbol, value)| format!("{symbol} = {value}")).collect();
+            RuntimeError::BufferSize {
+                plan: self.plan.graph.name.clone(),
+                buffer: buffer.name.clone(),
+                size: buffer.size.to_string(),
+                dims: values.join(", "),
+            }
+        })
+    }
+
+    fn input(
+        &self,
+        name: &str,
+        expected: usize,
+        inputs: &BTreeMap<String, Buffer>,
+    ) -> Result<Buffer, RuntimeError> {
+        let plan = || self.plan.graph.name.clone();
+        let buffer =
+            inputs.get(name).ok_or_else(|| RuntimeError::MissingInput { plan: plan(), name: name.to_string() })?;
+        if buffer.len() < expected {
+            let found = buffer.len();
+            return Err(RuntimeError::InputSize { plan: plan(), name: name.to_string(), expected, found });
+        }
+        Ok(buffer.clone())
+    }
+
+    fn outputs(&self, bound: &[Buffer]) -> BTreeMap<String, Buffer> {
+        let mut outputs = BTreeMap::new();
+        for (name, value) in &self.plan.graph.outputs {
+            let memory = self.plan.view(*value).and_then(|view| bound.get(view.buffer.0));
+            outputs.extend(memory.map(|memory| (name.clone(), memory.clone())));
+        }
+        // A plan may also hand out what no value of its graph is.
+        for (buffer, memory) in self.plan.buffers.iter().zip(bound) {
+            if let BufferRole::Output(names) = &buffer.role {
+                outputs.extend(names.iter().map(|name| (name.clone(), memory.clone())));
+            }
+        }
+        outputs
+    }
+}
+
+/// The plan's buffers that a program's tensor parameters stand for.
+fn tensors(plan: &Plan, program: &TileProgram) -> Result<Vec<BufferId>, RuntimeError> {
+    let mut buffers = Vec::new();
+    for param in &program.params {
+        if let ParamKind::Tensor { buffer, .. } = param.kind {
+            if buffer.0 >= plan.buffers.len() {
+                return Err(RuntimeError::Parameter { kernel: program.name.clone(), param: param.name.clone() });
+            }
+            buffers.push(buffer);
+        }
+    }
+    Ok(buffers)
+}

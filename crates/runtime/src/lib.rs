@@ -1,0 +1,19 @@
+//! NVRTC, the kernel cache, and the device boundary.
+//!
+//! [`open`] opens a [`Device`], [`Executable`] runs a plan on one, [`compile_region`] makes a kernel of a plan into PTX and
+//! CUBIN for a GPU, with or without one being there.
+
+pub mod cache;
+pub mod driver;
+mod compile;
+mod cpu;
+mod device;
+mod error;
+mod executable;
+pub mod folders;
+pub mod nvrtc;
+
+pub use compile::{CompiledKernel, Rejected, Resources, SourceKernel, compile_region, region_source};
+pub use device::{Buffer, Device, DeviceSpec, DeviceSpecError, Kernel, open};
+pub use error::RuntimeError;
+pub use executable::{Executable, KernelTime, Run};
