@@ -140,7 +140,12 @@ impl FragmentLayout {
     /// The place of element (row, col). The definition that the lowering's index expressions are tested against.
     pub fn place(&self, row: usize, col: usize) -> Place {
         match *self {
-            FragmentLayout::Mma { warps_n, tiles_m, tiles_n, .. } => {
+            FragmentLayout::Mma {
+                warps_n,
+                tiles_m,
+                tiles_n,
+                ..
+            } => {
                 let (warp_m, in_m) = (row / (16 * tiles_m), row % (16 * tiles_m));
                 let (warp_n, in_n) = (col / (8 * tiles_n), col % (8 * tiles_n));
                 let lane = (in_m % 8) * 4 + (in_n % 8) / 2;
@@ -171,10 +176,18 @@ mod tests {
 
     fn fragments() -> impl Strategy<Value = FragmentLayout> {
         let grid = (1..4usize, 1..5usize, 1..3usize, 1..6usize).prop_map(|(warps_m, warps_n, tiles_m, tiles_n)| {
-            FragmentLayout::Mma { warps_m, warps_n, tiles_m, tiles_n }
+            FragmentLayout::Mma {
+                warps_m,
+                warps_n,
+                tiles_m,
+                tiles_n,
+            }
         });
-        let rows = (1..9usize, 1..4usize, 1..6usize)
-            .prop_map(|(warps, rows, cols)| FragmentLayout::Rows { warps, rows, cols });
+        let rows = (1..9usize, 1..4usize, 1..6usize).prop_map(|(warps, rows, cols)| FragmentLayout::Rows {
+            warps,
+            rows,
+            cols,
+        });
         prop_oneof![grid, rows]
     }
 
@@ -186,7 +199,7 @@ mod tests {
             let mut taken = BTreeSet::new();
             for (row, col) in (0..rows).flat_map(|r| (0..cols).map(move |c| (r, c))) {
                 let at = layout.offset(row, col);
-                prop_assert!(at % size == 0 && at + size <= layout.bytes());
+                prop_assert!(at.is_multiple_of(size) && at + size <= layout.bytes());
                 prop_assert!(taken.insert(at), "({row}, {col}) shares its bytes");
             }
         }

@@ -48,6 +48,20 @@ const STEPS: &[Step] = &[
         ],
     },
     Step {
+        shows: "the plan: what was fused, what was not and why",
+        args: &[
+            "emit",
+            "--model",
+            "examples/deepseek-v3-tiny",
+            "--phase",
+            "decode",
+            "--arch",
+            "sm_80",
+            "--stage",
+            "plan",
+        ],
+    },
+    Step {
         shows: "the fused kernels, compiled by NVRTC: registers, spills, shared memory",
         args: &[
             "emit",
@@ -84,21 +98,13 @@ pub fn run(root: &Path) -> Result<ExitCode> {
     setup::ensure(root, None)?;
     let built = status(&mut cargo(
         root,
-        &[
-            "build",
-            "--release",
-            "-p",
-            "mlafuse-cli",
-            "--bin",
-            "mlafuse",
-        ],
+        &["build", "--release", "-p", "mlafuse-cli", "--bin", "mlafuse"],
     ))?;
     if !built.success() {
         return Ok(exit_code(built));
     }
     let output = root.join(OUTPUT_FOLDER);
-    std::fs::create_dir_all(&output)
-        .with_context(|| format!("cannot make the folder {}", output.display()))?;
+    std::fs::create_dir_all(&output).with_context(|| format!("cannot make the folder {}", output.display()))?;
     for (number, step) in STEPS.iter().enumerate() {
         println!("\n[{}/{}] {}", number + 1, STEPS.len(), step.shows);
         println!("$ cargo {} {}", MLAFUSE.join(" "), step.args.join(" "));

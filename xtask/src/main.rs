@@ -65,8 +65,8 @@ fn run(task: Task) -> Result<ExitCode> {
 
 /// The workspace's root. Cargo names this package's folder at run time; a binary started by hand uses the one it was built in.
 fn root() -> Result<PathBuf> {
-    let package = std::env::var_os("CARGO_MANIFEST_DIR")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    let package =
+        std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
     package
         .parent()
         .map(Path::to_path_buf)

@@ -76,10 +76,7 @@ fn wheel_folders(site_packages: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(site_packages.join("nvidia")) else {
         return Vec::new();
     };
-    let mut folders: Vec<PathBuf> = entries
-        .flatten()
-        .map(|entry| entry.path().join("lib"))
-        .collect();
+    let mut folders: Vec<PathBuf> = entries.flatten().map(|entry| entry.path().join("lib")).collect();
     folders.sort();
     folders
 }
@@ -88,14 +85,9 @@ fn toolkit_folders(variable: &str) -> Vec<PathBuf> {
     let Some(toolkit) = std::env::var_os(variable).map(PathBuf::from) else {
         return Vec::new();
     };
-    [
-        "lib64",
-        "lib",
-        "targets/x86_64-linux/lib",
-        "targets/sbsa-linux/lib",
-    ]
-    .map(|folder| toolkit.join(folder))
-    .to_vec()
+    ["lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib"]
+        .map(|folder| toolkit.join(folder))
+        .to_vec()
 }
 
 fn python_folders() -> Vec<PathBuf> {
@@ -137,10 +129,7 @@ fn python() -> Option<&'static str> {
 
 fn runs(program: &str, args: &[&str]) -> bool {
     let mut command = Command::new(program);
-    command
-        .args(args)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    command.args(args).stdout(Stdio::null()).stderr(Stdio::null());
     status(&mut command).is_ok_and(|status| status.success())
 }
 
@@ -150,17 +139,14 @@ fn install(root: &Path, cuda: u8) -> Result<PathBuf> {
         bail!("NVRTC was not found, and there is no Python to install it with: {ADVICE}");
     };
     if !runs(python, &["-m", "pip", "--version"]) {
-        bail!(
-            "NVRTC was not found, and `{python} -m pip`, which would install it, does not run: {ADVICE}"
-        );
+        bail!("NVRTC was not found, and `{python} -m pip`, which would install it, does not run: {ADVICE}");
     }
     let requirement = match cuda {
         12 => "nvidia-cuda-nvrtc-cu12==12.9.*",
         _ => "nvidia-cuda-nvrtc==13.*",
     };
     let target = root.join(FOLDER);
-    std::fs::create_dir_all(&target)
-        .with_context(|| format!("cannot make the folder {}", target.display()))?;
+    std::fs::create_dir_all(&target).with_context(|| format!("cannot make the folder {}", target.display()))?;
     let temporary = tempfile::Builder::new()
         .prefix("partial-")
         .tempdir_in(&target)
@@ -198,8 +184,7 @@ fn move_package(from: &Path, library: &Path, to: &Path) -> Result<PathBuf> {
     let place = to.join(package);
     if place.exists() {
         // A package without its library: the search did not find it, so what stands here is of no use.
-        std::fs::remove_dir_all(&place)
-            .with_context(|| format!("cannot remove {}", place.display()))?;
+        std::fs::remove_dir_all(&place).with_context(|| format!("cannot remove {}", place.display()))?;
     }
     std::fs::create_dir_all(place.parent().unwrap_or(to))?;
     std::fs::rename(from.join(package), &place)
@@ -234,19 +219,14 @@ mod tests {
     fn a_package_replaces_a_broken_one_and_leaves_others() {
         let target = tempfile::tempdir().unwrap();
         let other = target.path().join("nvidia/cu13/lib/libnvrtc.so.13");
-        let broken = target
-            .path()
-            .join("nvidia/cuda_nvrtc/lib/libnvrtc-builtins.so");
+        let broken = target.path().join("nvidia/cuda_nvrtc/lib/libnvrtc-builtins.so");
         touch(&other);
         touch(&broken);
         let partial = target.path().join("partial-1");
         let library = partial.join("nvidia/cuda_nvrtc/lib/libnvrtc.so.12");
         touch(&library);
         let moved = move_package(&partial, &library, target.path()).unwrap();
-        assert_eq!(
-            moved,
-            target.path().join("nvidia/cuda_nvrtc/lib/libnvrtc.so.12")
-        );
+        assert_eq!(moved, target.path().join("nvidia/cuda_nvrtc/lib/libnvrtc.so.12"));
         assert!(moved.is_file() && other.is_file() && !broken.exists() && !library.exists());
     }
 }

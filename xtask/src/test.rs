@@ -75,29 +75,13 @@ enum Step {
 }
 
 fn checks(root: &Path) -> Vec<(&'static str, Step)> {
-    let clippy = [
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--",
-        "-D",
-        "warnings",
-    ];
+    let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
     // The command's binary is left out: its page would overwrite that of the library of the same name.
-    let pages = [
-        "doc",
-        "--workspace",
-        "--no-deps",
-        "--exclude",
-        "mlafuse-cli",
-    ];
+    let pages = ["doc", "--workspace", "--no-deps", "--exclude", "mlafuse-cli"];
     let mut doc = cargo(root, &pages);
     doc.env("RUSTDOCFLAGS", "-D warnings");
     vec![
-        (
-            "format",
-            Step::Lint(cargo(root, &["fmt", "--all", "--check"])),
-        ),
+        ("format", Step::Lint(cargo(root, &["fmt", "--all", "--check"]))),
         ("rules", Step::Rules),
         ("clippy", Step::Lint(cargo(root, &clippy))),
         ("docs", Step::Lint(doc)),
@@ -116,22 +100,13 @@ pub fn test_command(root: &Path, filter: &[String], cases: Cases) -> Result<Comm
         println!("cargo-nextest is not installed: running the tests with `cargo test`");
         cargo(
             root,
-            &[
-                "test",
-                "--workspace",
-                "--no-fail-fast",
-                "--lib",
-                "--bins",
-                "--tests",
-            ],
+            &["test", "--workspace", "--no-fail-fast", "--lib", "--bins", "--tests"],
         )
     };
     command.arg("--").args(filter);
     match cases {
         Cases::Deep => {
-            command
-                .env("PROPTEST_CASES", "2000")
-                .env("MLAFUSE_DEEP", "1");
+            command.env("PROPTEST_CASES", "2000").env("MLAFUSE_DEEP", "1");
         }
         Cases::Usual if std::env::var_os("PROPTEST_CASES").is_none() => {
             command.env("PROPTEST_CASES", "32");
@@ -150,18 +125,18 @@ fn has_nextest(root: &Path) -> Result<bool> {
 /// With a library that set-up found or installed, a test that needs NVRTC fails rather than skips.
 pub fn with_nvrtc<'a>(command: &'a mut Command, library: Option<&PathBuf>) -> &'a mut Command {
     match library {
-        Some(path) => command
-            .env("MLAFUSE_REQUIRE_NVRTC", "1")
-            .env("MLAFUSE_NVRTC", path),
+        Some(path) => command.env("MLAFUSE_REQUIRE_NVRTC", "1").env("MLAFUSE_NVRTC", path),
         None => command.env_remove("MLAFUSE_REQUIRE_NVRTC"),
     }
 }
 
 fn passes(command: &mut Command, ci: bool) -> Result<bool> {
     if ci {
+        // Checkpoints beside the repository must be there for CI; elsewhere tests that want them say that they skip.
         command
             .stdin(Stdio::null())
-            .env("CARGO_TERM_COLOR", "never");
+            .env("CARGO_TERM_COLOR", "never")
+            .env("MLAFUSE_REQUIRE_FIXTURES", "1");
     }
     Ok(status(command)?.success())
 }
@@ -176,11 +151,7 @@ fn summary(results: &[(&str, bool, Duration)]) -> ExitCode {
     for (name, passed, took) in results {
         println!("{}", line(name, *passed, *took));
     }
-    let failed: Vec<&str> = results
-        .iter()
-        .filter(|step| !step.1)
-        .map(|step| step.0)
-        .collect();
+    let failed: Vec<&str> = results.iter().filter(|step| !step.1).map(|step| step.0).collect();
     if failed.is_empty() {
         println!("every step passed");
         return ExitCode::SUCCESS;

@@ -49,7 +49,11 @@ pub(super) fn build(mut p: ProgramBuilder, region: &AttentionRegion) -> Result<T
     let first_query = p.view(first(&p, region)?)?;
     let [batch, tokens] = [0, 1].map(|axis| first_query.shape.get(axis).copied().unwrap_or(1.into()));
     let rows = Size::constant(region.n_heads).times(tokens);
-    let grid = [p.row_blocks::<1>(&[], &rows), p.extent(&Size::one().times(batch)), p.symbol(Symbol::Z)];
+    let grid = [
+        p.row_blocks::<1>(&[], &rows),
+        p.extent(&Size::one().times(batch)),
+        p.symbol(Symbol::Z),
+    ];
 
     let mut body = Vec::new();
     let row = p.bind(&mut body, "row_start", block_x() * block_m);
@@ -64,42 +68,98 @@ pub(super) fn build(mut p: ProgramBuilder, region: &AttentionRegion) -> Result<T
     let limit = p.extent(&rows);
 
     let lse = lse_view(&mut p, region, row.clone(), limit.clone());
-    body.push(Stmt::Comment("A split without tokens has no weight; the combine never reads its part.".into()));
+    body.push(Stmt::Comment(
+        "A split without tokens has no weight; the combine never reads its part.".into(),
+    ));
     body.push(Stmt::If {
         cond: end.clone().le(begin.clone()),
         body: vec![
-            Stmt::Fill { dst: tiles.sum, value: f32::NEG_INFINITY },
-            Stmt::Store { dst: lse.clone(), src: tiles.sum, cols: 0..1 },
+            Stmt::Fill {
+                dst: tiles.sum,
+                value: f32::NEG_INFINITY,
+            },
+            Stmt::Store {
+                dst: lse.clone(),
+                src: tiles.sum,
+                cols: 0..1,
+            },
             Stmt::Return,
         ],
     });
-    load_query(&mut p, region, &tiles, widths.tile, [row.clone(), limit.clone()], &mut body)?;
+    load_query(
+        &mut p,
+        region,
+        &tiles,
+        widths.tile,
+        [row.clone(), limit.clone()],
+        &mut body,
+    )?;
     // Token t sees the keys before min(kv_len, kv_len - q_len + t + 1).
     let token = (row.clone() + Expr::Row) / region.n_heads;
     let visible = kv_len.clone().min(kv_len.clone() - q_len + token + 1);
-    body.push(Stmt::Map { dst: tiles.visible, value: visible.to_float() });
-    body.push(Stmt::Fill { dst: tiles.max, value: f32::NEG_INFINITY });
-    body.push(Stmt::Fill { dst: tiles.partial_sum, value: 0.0 });
-    body.push(Stmt::Fill { dst: tiles.out, value: 0.0 });
+    body.push(Stmt::Map {
+        dst: tiles.visible,
+        value: visible.to_float(),
+    });
+    body.push(Stmt::Fill {
+        dst: tiles.max,
+        value: f32::NEG_INFINITY,
+    });
+    body.push(Stmt::Fill {
+        dst: tiles.partial_sum,
+        value: 0.0,
+    });
+    body.push(Stmt::Fill {
+        dst: tiles.out,
+        value: 0.0,
+    });
 
     let pages = p.pages(cache, table, &block_y())?;
     let tile = p.var("tile");
     let start = Expr::from(tile) * block_n;
-    let src = p.paged(cache, Access::Read, &pages, [start.clone(), kv_len], Span::whole(widths.row));
-    let load = Stmt::Load { dst: tiles.kv, cols: 0..widths.tile, src };
+    let src = p.paged(
+        cache,
+        Access::Read,
+        &pages,
+        [start.clone(), kv_len],
+        Span::whole(widths.row),
+    );
+    let load = Stmt::Load {
+        dst: tiles.kv,
+        cols: 0..widths.tile,
+        src,
+    };
     let step = step(&tiles, &widths, region, load, start);
-    body.push(Stmt::For { var: tile, start: begin, end, pipelined: true, body: step });
+    body.push(Stmt::For {
+        var: tile,
+        start: begin,
+        end,
+        pipelined: true,
+        body: step,
+    });
 
     finish(&tiles, &mut body);
-    body.push(Stmt::Store { dst: lse, src: tiles.max, cols: 0..1 });
+    body.push(Stmt::Store {
+        dst: lse,
+        src: tiles.max,
+        cols: 0..1,
+    });
     let dst = partial_view(&mut p, region, row, limit);
-    body.push(Stmt::Store { dst, src: tiles.out, cols: 0..region.values.len() });
+    body.push(Stmt::Store {
+        dst,
+        src: tiles.out,
+        cols: 0..region.values.len(),
+    });
     let doc = doc(&p, region, &widths, cache, &pages);
     Ok(p.finish(doc, grid, body))
 }
 
 fn widths(p: &ProgramBuilder, region: &AttentionRegion, cache: &Placed) -> Result<Widths, BuildError> {
-    let row = cache.shape.last().and_then(|&dim| Size::one().times(dim).as_constant()).unwrap_or(0);
+    let row = cache
+        .shape
+        .last()
+        .and_then(|&dim| Size::one().times(dim).as_constant())
+        .unwrap_or(0);
     let value = region.values.len().next_multiple_of(8 * p.schedule.warps_n);
     let columns = region.queries.iter().map(|part| &part.columns).chain([&region.values]);
     if let Some(columns) = columns.clone().find(|columns| columns.is_empty() || columns.end > row) {
@@ -164,13 +224,25 @@ fn load_query(
         let (start, end) = (part.columns.start, part.columns.end);
         if covered < start {
             let src = p.rows(&matrix, row.clone(), limit.clone(), Span::whole(0usize));
-            body.push(Stmt::Load { dst: tiles.q, cols: covered..start, src });
+            body.push(Stmt::Load {
+                dst: tiles.q,
+                cols: covered..start,
+                src,
+            });
         }
         // A part also fills what is between it and the next, with the zeros of columns that are not there.
         let next = region.queries.get(i + 1).map_or(width, |next| next.columns.start);
-        let span = Span { start: 0.into(), step: start, limit: (end - start).into() };
+        let span = Span {
+            start: 0.into(),
+            step: start,
+            limit: (end - start).into(),
+        };
         let src = p.rows(&matrix, row.clone(), limit.clone(), span);
-        body.push(Stmt::Load { dst: tiles.q, cols: start..next, src });
+        body.push(Stmt::Load {
+            dst: tiles.q,
+            cols: start..next,
+            src,
+        });
         covered = next;
     }
     Ok(())
@@ -178,42 +250,118 @@ fn load_query(
 
 /// One tile of cached tokens.
 fn step(tiles: &Tiles, widths: &Widths, region: &AttentionRegion, load: Stmt, start: Expr) -> Vec<Stmt> {
-    let Tiles { q, kv, scores, weights, out, visible, max, max_before, base, decay, partial_sum, .. } = *tiles;
+    let Tiles {
+        q,
+        kv,
+        scores,
+        weights,
+        out,
+        visible,
+        max,
+        max_before,
+        base,
+        decay,
+        partial_sum,
+        ..
+    } = *tiles;
     let score = Expr::from(scores);
     let key = (start + Expr::Col).to_float();
     let scale = region.scale as f32 * LOG2_E;
     let value = region.values.start..region.values.start + widths.value;
     vec![
         load,
-        Stmt::Fill { dst: scores, value: 0.0 },
-        Stmt::Gemm { acc: scores, a: q, b: kv, layout: BLayout::Nk, b_cols: 0..widths.tile },
+        Stmt::Fill {
+            dst: scores,
+            value: 0.0,
+        },
+        Stmt::Gemm {
+            acc: scores,
+            a: q,
+            b: kv,
+            layout: BLayout::Nk,
+            b_cols: 0..widths.tile,
+        },
         Stmt::Map {
             dst: scores,
             value: key.lt(visible).select(score.clone() * scale, f32::NEG_INFINITY),
         },
-        Stmt::Map { dst: max_before, value: max.into() },
-        Stmt::Reduce { op: ReduceOp::Max, dst: max, src: scores },
-        Stmt::Map { dst: base, value: Expr::from(max).equals(f32::NEG_INFINITY).select(0.0f32, max) },
-        Stmt::Map { dst: decay, value: (Expr::from(max_before) - base).exp2() },
-        Stmt::Map { dst: scores, value: (score - base).exp2() },
-        Stmt::Map { dst: partial_sum, value: Expr::from(partial_sum) * decay },
-        Stmt::Reduce { op: ReduceOp::Sum, dst: partial_sum, src: scores },
-        Stmt::Stage { dst: weights, src: scores },
-        Stmt::Map { dst: out, value: Expr::from(out) * decay },
-        Stmt::Gemm { acc: out, a: weights, b: kv, layout: BLayout::Kn, b_cols: value },
+        Stmt::Map {
+            dst: max_before,
+            value: max.into(),
+        },
+        Stmt::Reduce {
+            op: ReduceOp::Max,
+            dst: max,
+            src: scores,
+        },
+        Stmt::Map {
+            dst: base,
+            value: Expr::from(max).equals(f32::NEG_INFINITY).select(0.0f32, max),
+        },
+        Stmt::Map {
+            dst: decay,
+            value: (Expr::from(max_before) - base).exp2(),
+        },
+        Stmt::Map {
+            dst: scores,
+            value: (score - base).exp2(),
+        },
+        Stmt::Map {
+            dst: partial_sum,
+            value: Expr::from(partial_sum) * decay,
+        },
+        Stmt::Reduce {
+            op: ReduceOp::Sum,
+            dst: partial_sum,
+            src: scores,
+        },
+        Stmt::Stage {
+            dst: weights,
+            src: scores,
+        },
+        Stmt::Map {
+            dst: out,
+            value: Expr::from(out) * decay,
+        },
+        Stmt::Gemm {
+            acc: out,
+            a: weights,
+            b: kv,
+            layout: BLayout::Kn,
+            b_cols: value,
+        },
     ]
 }
 
 /// Divides by the sum and turns the base-2 maximum into the natural log-sum-exp.
 fn finish(tiles: &Tiles, body: &mut Vec<Stmt>) {
-    let Tiles { out, max, decay, partial_sum, sum, .. } = *tiles;
+    let Tiles {
+        out,
+        max,
+        decay,
+        partial_sum,
+        sum,
+        ..
+    } = *tiles;
     let some = || Expr::from(0.0f32).lt(sum);
     let lse = (Expr::from(max) + Expr::from(sum).log2()) * LN_2;
     body.extend([
-        Stmt::Finish { dst: sum, src: partial_sum },
-        Stmt::Map { dst: decay, value: some().select(Expr::from(1.0f32) / sum, 0.0f32) },
-        Stmt::Map { dst: out, value: Expr::from(out) * decay },
-        Stmt::Map { dst: max, value: some().select(lse, f32::NEG_INFINITY) },
+        Stmt::Finish {
+            dst: sum,
+            src: partial_sum,
+        },
+        Stmt::Map {
+            dst: decay,
+            value: some().select(Expr::from(1.0f32) / sum, 0.0f32),
+        },
+        Stmt::Map {
+            dst: out,
+            value: Expr::from(out) * decay,
+        },
+        Stmt::Map {
+            dst: max,
+            value: some().select(lse, f32::NEG_INFINITY),
+        },
     ]);
 }
 
@@ -239,18 +387,18 @@ fn partial_view(p: &mut ProgramBuilder, region: &AttentionRegion, row: Expr, lim
     split_view(p, &placed, row, limit, region.values.len())
 }
 
-fn doc(
-    p: &ProgramBuilder,
-    region: &AttentionRegion,
-    widths: &Widths,
-    cache: &Placed,
-    pages: &Pages,
-) -> Vec<String> {
+fn doc(p: &ProgramBuilder, region: &AttentionRegion, widths: &Widths, cache: &Placed, pages: &Pages) -> Vec<String> {
     let (heads, d_latent, dtype) = (region.n_heads, region.values.len(), p.dtype(cache));
     let d_rope = widths.row - d_latent.min(widths.row);
     let page = pages.page_size;
     vec![
-        format!("attention over the paged latent cache: {heads} heads, d_latent {d_latent}, d_rope {d_rope}, {dtype}, page {page}"),
-        format!("rows are tokens × heads; scale {:?}; f32 partials, natural log-sum-exp", region.scale as f32),
+        format!(
+            "attention over the paged latent cache: {heads} heads, d_latent {d_latent}, d_rope {d_rope}, {dtype}, \
+             page {page}"
+        ),
+        format!(
+            "rows are tokens × heads; scale {:?}; f32 partials, natural log-sum-exp",
+            region.scale as f32
+        ),
     ]
 }

@@ -14,14 +14,20 @@ pub(super) struct Axis<const N: usize> {
 impl<const N: usize> Axis<N> {
     /// The dimension of one index.
     pub fn unit() -> Axis<N> {
-        Axis { extent: Size::one(), strides: std::array::from_fn(|_| Size::constant(0)) }
+        Axis {
+            extent: Size::one(),
+            strides: std::array::from_fn(|_| Size::constant(0)),
+        }
     }
 
     /// Dimension `dim`, which stands in operand i at position `at[i]`.
     pub fn new(dim: Dim, operands: [&View; N], at: [Option<usize>; N]) -> Axis<N> {
         let stride = |i: usize| at[i].and_then(|axis| operands[i].strides.get(axis).cloned());
         let strides = std::array::from_fn(|i| stride(i).unwrap_or(Size::constant(0)));
-        Axis { extent: Size::one().times(dim), strides }
+        Axis {
+            extent: Size::one().times(dim),
+            strides,
+        }
     }
 }
 
@@ -42,7 +48,10 @@ pub(super) fn collapse<const N: usize>(axes: impl IntoIterator<Item = Axis<N>>) 
     for inner in axes.into_iter().filter(|axis| axis.extent != Size::one()) {
         match merged.last_mut() {
             Some(outer) if walked_as_one(outer, &inner) => {
-                *outer = Axis { extent: times(&outer.extent, &inner.extent), strides: inner.strides };
+                *outer = Axis {
+                    extent: times(&outer.extent, &inner.extent),
+                    strides: inner.strides,
+                };
             }
             _ => merged.push(inner),
         }
@@ -51,7 +60,11 @@ pub(super) fn collapse<const N: usize>(axes: impl IntoIterator<Item = Axis<N>>) 
 }
 
 fn walked_as_one<const N: usize>(outer: &Axis<N>, inner: &Axis<N>) -> bool {
-    outer.strides.iter().zip(&inner.strides).all(|(outer, stride)| *outer == times(stride, &inner.extent))
+    outer
+        .strides
+        .iter()
+        .zip(&inner.strides)
+        .all(|(outer, stride)| *outer == times(stride, &inner.extent))
 }
 
 /// The last of `axes`, collapsed, and what could not be merged with it.
@@ -70,7 +83,9 @@ pub(super) struct Plane<const N: usize> {
 
 /// `shape` as a plane; operand i has the last of its dimensions.
 pub(super) fn plane<const N: usize>(shape: &[Dim], operands: [&View; N]) -> Plane<N> {
-    let mut axes: Vec<Axis<N>> = (0..shape.len()).map(|axis| aligned_right(shape, axis, operands)).collect();
+    let mut axes: Vec<Axis<N>> = (0..shape.len())
+        .map(|axis| aligned_right(shape, axis, operands))
+        .collect();
     let cols = axes.pop().unwrap_or_else(Axis::unit);
     let (rows, outer) = innermost(axes);
     Plane { outer, rows, cols }
@@ -108,7 +123,10 @@ mod tests {
     #[test]
     fn a_bias_repeats() {
         let shape = [Symbol::B.into(), 8.into()];
-        let (x, bias) = (View::contiguous(BufferId(0), &shape), View::contiguous(BufferId(1), &[8.into()]));
+        let (x, bias) = (
+            View::contiguous(BufferId(0), &shape),
+            View::contiguous(BufferId(1), &[8.into()]),
+        );
         let found = plane(&shape, [&x, &bias]);
         assert_eq!(found.rows.strides, [Size::constant(8), Size::constant(0)]);
         assert_eq!(found.cols.strides, [Size::one(), Size::one()]);

@@ -15,7 +15,11 @@ pub(super) fn build(mut p: ProgramBuilder, value: ValueId) -> Result<TileProgram
     };
     let (block_m, block_n) = (p.schedule.block_m, p.schedule.block_n);
     let rows = p.fragment("rows", block_m, block_n);
-    let grid = [blocks(&mut p, tokens, block_m), p.extent(batch), blocks(&mut p, width, block_n)];
+    let grid = [
+        blocks(&mut p, tokens, block_m),
+        p.extent(batch),
+        blocks(&mut p, width, block_n),
+    ];
 
     let mut body = Vec::new();
     let b = block_y();
@@ -26,11 +30,24 @@ pub(super) fn build(mut p: ProgramBuilder, value: ValueId) -> Result<TileProgram
     let pages = p.pages(cache, table, &b)?;
     let span = || Span::block(block_z(), block_n, width.clone());
     let src = p.paged(cache, Access::Read, &pages, [first.clone(), kv], span());
-    body.push(Stmt::Load { dst: rows, cols: 0..block_n, src });
-    let matrix =
-        p.matrix(out, Access::Write, &[(b, out.strides[0].clone())], &out.strides[1], &out.strides[2]);
+    body.push(Stmt::Load {
+        dst: rows,
+        cols: 0..block_n,
+        src,
+    });
+    let matrix = p.matrix(
+        out,
+        Access::Write,
+        &[(b, out.strides[0].clone())],
+        &out.strides[1],
+        &out.strides[2],
+    );
     let dst = p.rows(&matrix, first, tokens, span());
-    body.push(Stmt::Store { dst, src: rows, cols: 0..block_n });
+    body.push(Stmt::Store {
+        dst,
+        src: rows,
+        cols: 0..block_n,
+    });
     let doc = format!("rows gathered from pages of {}, {}", pages.page_size, p.dtype(cache));
     Ok(p.finish(vec![doc], grid, body))
 }

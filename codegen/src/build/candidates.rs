@@ -15,16 +15,35 @@ use mlafuse_ir::target::Target;
 /// How a region's schedules are enumerated.
 enum Family {
     /// Rows of attention: tokens × heads.
-    Attention { rows: usize },
-    Contraction { m: usize, n: usize, k: usize },
+    Attention {
+        rows: usize,
+    },
+    Contraction {
+        m: usize,
+        n: usize,
+        k: usize,
+    },
     /// Whole rows of `cols` elements, in pieces.
-    Rows { rows: usize, cols: usize },
+    Rows {
+        rows: usize,
+        cols: usize,
+    },
     /// Rows that must be held whole.
-    WholeRows { rows: usize, cols: usize },
+    WholeRows {
+        rows: usize,
+        cols: usize,
+    },
 }
 
 /// For questions whose answer no schedule changes.
-const ONE: Schedule = Schedule { block_m: 1, block_n: 1, block_k: 1, warps_m: 1, warps_n: 1, stages: 1 };
+const ONE: Schedule = Schedule {
+    block_m: 1,
+    block_n: 1,
+    block_k: 1,
+    warps_m: 1,
+    warps_n: 1,
+    stages: 1,
+};
 
 /// The schedules under which `target` can run the region, the fastest by the cost model first.
 ///
@@ -33,12 +52,7 @@ const ONE: Schedule = Schedule { block_m: 1, block_n: 1, block_k: 1, warps_m: 1,
 ///
 /// # Errors
 /// [`BuildError::NoSchedule`] where none fits, and whatever [`build`] says of the region.
-pub fn candidates(
-    plan: &Plan,
-    region: &Region,
-    target: &Target,
-    dims: &Dims,
-) -> Result<Vec<Schedule>, BuildError> {
+pub fn candidates(plan: &Plan, region: &Region, target: &Target, dims: &Dims) -> Result<Vec<Schedule>, BuildError> {
     let mut fitting = Vec::new();
     let mut refused: Option<(Needs, String)> = None;
     for schedule in gpu_schedules(&family(plan, region, dims)?) {
@@ -47,7 +61,10 @@ pub fn candidates(
         let fits = needs.shared <= target.shared_per_block && needs.registers <= target.registers_per_thread;
         if fits {
             fitting.push((seconds(&program, &schedule, target, dims), schedule));
-        } else if refused.as_ref().is_none_or(|(least, _)| excess(needs, target) < excess(*least, target)) {
+        } else if refused
+            .as_ref()
+            .is_none_or(|(least, _)| excess(needs, target) < excess(*least, target))
+        {
             refused = Some((needs, words(&program)));
         }
     }
@@ -77,14 +94,25 @@ fn no_schedule(region: &Region, target: &Target, needs: Needs, shape: String) ->
         ("registers a thread", needs.registers, target.registers_per_thread)
     };
     let target = format!("{} ({})", target.name, target.arch);
-    BuildError::NoSchedule { kernel: region.name.clone(), shape, target, limit, needed, allowed }
+    BuildError::NoSchedule {
+        kernel: region.name.clone(),
+        shape,
+        target,
+        limit,
+        needed,
+        allowed,
+    }
 }
 
 fn family(plan: &Plan, region: &Region, dims: &Dims) -> Result<Family, BuildError> {
     let number = |size: &Size| size.value(&known(size, dims)).unwrap_or(usize::MAX).max(1);
     let missing = |value: ValueId| BuildError::NotInMemory {
         kernel: region.name.clone(),
-        value: plan.graph.nodes.get(value.0).map_or_else(|| value.0.to_string(), |node| node.name.clone()),
+        value: plan
+            .graph
+            .nodes
+            .get(value.0)
+            .map_or_else(|| value.0.to_string(), |node| node.name.clone()),
     };
     let rows_of = |view: &View| {
         let Plane { rows, cols, .. } = plane(&view.shape, [view]);
@@ -93,9 +121,13 @@ fn family(plan: &Plan, region: &Region, dims: &Dims) -> Result<Family, BuildErro
     let value = match &region.kind {
         RegionKind::Attention(attention) => {
             let query = attention.queries.first().map(|part| part.value);
-            let view = query.and_then(|value| plan.view(value)).ok_or_else(|| missing(attention.cache))?;
+            let view = query
+                .and_then(|value| plan.view(value))
+                .ok_or_else(|| missing(attention.cache))?;
             let tokens = view.shape.get(1).map_or(1, |&dim| number(&Size::one().times(dim)));
-            return Ok(Family::Attention { rows: tokens.saturating_mul(attention.n_heads).max(1) });
+            return Ok(Family::Attention {
+                rows: tokens.saturating_mul(attention.n_heads).max(1),
+            });
         }
         RegionKind::Combine(combine) => combine.output,
         RegionKind::Node(value) => *value,
@@ -113,19 +145,34 @@ fn family(plan: &Plan, region: &Region, dims: &Dims) -> Result<Family, BuildErro
         }
         // A block has the rows of one token: the dimensions between the token and the last.
         Op::Rope { .. } => {
-            let middle = view.shape.get(2..view.shape.len().saturating_sub(1)).unwrap_or_default();
+            let middle = view
+                .shape
+                .get(2..view.shape.len().saturating_sub(1))
+                .unwrap_or_default();
             let cols = view.shape.last().map_or(1, |&dim| number(&Size::one().times(dim)));
-            Family::WholeRows { rows: number(&Size::product(middle)), cols }
+            Family::WholeRows {
+                rows: number(&Size::product(middle)),
+                cols,
+            }
         }
         Op::Mask => {
-            let middle = view.shape.get(2..view.shape.len().saturating_sub(1)).unwrap_or_default();
-            Family::Rows { rows: number(&Size::product(middle)), cols: rows_of(view).1 }
+            let middle = view
+                .shape
+                .get(2..view.shape.len().saturating_sub(1))
+                .unwrap_or_default();
+            Family::Rows {
+                rows: number(&Size::product(middle)),
+                cols: rows_of(view).1,
+            }
         }
         Op::CacheWrite => {
             let latent = plan.graph.node(value).args.get(1).copied().unwrap_or(value);
             let latent = plan.view(latent).ok_or_else(|| missing(latent))?;
             let tokens = latent.shape.get(1).map_or(1, |&dim| number(&Size::one().times(dim)));
-            Family::Rows { rows: tokens, cols: rows_of(latent).1 }
+            Family::Rows {
+                rows: tokens,
+                cols: rows_of(latent).1,
+            }
         }
         _ => {
             let (rows, cols) = rows_of(view);
@@ -137,10 +184,12 @@ fn family(plan: &Plan, region: &Region, dims: &Dims) -> Result<Family, BuildErro
 /// `dims` with a typical value for each symbol of `size` that has none.
 fn known(size: &Size, dims: &Dims) -> Dims {
     use mlafuse_ir::size::Symbol;
-    size.symbols.iter().fold(dims.clone(), |dims, &symbol| match dims.get(symbol) {
-        Some(_) => dims,
-        None => dims.with(symbol, if symbol == Symbol::S { 4096 } else { 1 }),
-    })
+    size.symbols
+        .iter()
+        .fold(dims.clone(), |dims, &symbol| match dims.get(symbol) {
+            Some(_) => dims,
+            None => dims.with(symbol, if symbol == Symbol::S { 4096 } else { 1 }),
+        })
 }
 
 fn gpu_schedules(family: &Family) -> Vec<Schedule> {
@@ -168,10 +217,20 @@ fn layouts(warps: usize, rows: usize, cols: usize) -> impl Iterator<Item = (usiz
 fn attention_schedules(rows: usize) -> Vec<Schedule> {
     let mut found = Vec::new();
     // Not a block twice as high as there are rows.
-    for block_m in [16, 32, 64].into_iter().filter(|&block_m| block_m == 16 || block_m < 2 * rows) {
+    for block_m in [16, 32, 64]
+        .into_iter()
+        .filter(|&block_m| block_m == 16 || block_m < 2 * rows)
+    {
         for block_n in [16, 32, 64] {
             for (warps_m, warps_n) in [4, 8].into_iter().flat_map(|warps| layouts(warps, block_m, block_n)) {
-                let of = |stages| Schedule { block_m, block_n, block_k: 0, warps_m, warps_n, stages };
+                let of = |stages| Schedule {
+                    block_m,
+                    block_n,
+                    block_k: 0,
+                    warps_m,
+                    warps_n,
+                    stages,
+                };
                 found.extend((1..=3).map(of));
             }
         }
@@ -186,7 +245,14 @@ fn contraction_schedules(m: usize, n: usize, k: usize) -> Vec<Schedule> {
         for block_n in [32, 64, 128].into_iter().filter(|block| enough(block, 32, n)) {
             for block_k in [32, 64, 128].into_iter().filter(|block| enough(block, 32, k)) {
                 for (warps_m, warps_n) in [4, 8].into_iter().flat_map(|warps| layouts(warps, block_m, block_n)) {
-                    let of = |stages| Schedule { block_m, block_n, block_k, warps_m, warps_n, stages };
+                    let of = |stages| Schedule {
+                        block_m,
+                        block_n,
+                        block_k,
+                        warps_m,
+                        warps_n,
+                        stages,
+                    };
                     found.extend((1..=4).map(of));
                 }
             }
@@ -201,8 +267,19 @@ fn row_schedules(rows: usize, widths: impl IntoIterator<Item = usize>) -> Vec<Sc
     for block_n in widths {
         for warps_m in [1, 2, 4, 8] {
             let heights = [1, 2, 4].map(|each| each * warps_m).into_iter();
-            let of = |block_m| Schedule { block_m, block_n, block_k: 0, warps_m, warps_n: 1, stages: 1 };
-            found.extend(heights.filter(|&block_m| block_m == 1 || block_m < rows.saturating_mul(2)).map(of));
+            let of = |block_m| Schedule {
+                block_m,
+                block_n,
+                block_k: 0,
+                warps_m,
+                warps_n: 1,
+                stages: 1,
+            };
+            found.extend(
+                heights
+                    .filter(|&block_m| block_m == 1 || block_m < rows.saturating_mul(2))
+                    .map(of),
+            );
         }
     }
     found
@@ -221,5 +298,12 @@ pub fn cpu_schedule(plan: &Plan, region: &Region, dims: &Dims) -> Result<Schedul
         Family::Rows { rows, cols } => (rows.min(16), cols.min(1024), 0),
         Family::WholeRows { rows, cols } => (rows.min(16), cols, 0),
     };
-    Ok(Schedule { block_m, block_n, block_k, warps_m: 1, warps_n: 1, stages: 1 })
+    Ok(Schedule {
+        block_m,
+        block_n,
+        block_k,
+        warps_m: 1,
+        warps_n: 1,
+        stages: 1,
+    })
 }

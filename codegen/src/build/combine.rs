@@ -10,7 +10,11 @@ use std::f32::consts::LOG2_E;
 pub(super) fn build(mut p: ProgramBuilder, region: &CombineRegion) -> Result<TileProgram, BuildError> {
     let out = p.view(region.output)?;
     let &[batch, tokens, heads, width] = &out.shape[..] else {
-        return Err(p.unsupported("dimensions of the result", out.shape.len().to_string(), "4: B, T, H, columns"));
+        return Err(p.unsupported(
+            "dimensions of the result",
+            out.shape.len().to_string(),
+            "4: B, T, H, columns",
+        ));
     };
     if out.strides[1] != out.strides[2].clone().times(heads) {
         let found = format!("tokens {} and heads {} elements apart", out.strides[1], out.strides[2]);
@@ -33,16 +37,28 @@ pub(super) fn build(mut p: ProgramBuilder, region: &CombineRegion) -> Result<Til
 
     let split = p.var("split");
     let load_lse = load_lse(&mut p, region, lse, split, [row.clone(), limit.clone()]);
-    body.push(Stmt::Fill { dst: max, value: f32::NEG_INFINITY });
+    body.push(Stmt::Fill {
+        dst: max,
+        value: f32::NEG_INFINITY,
+    });
     body.push(Stmt::For {
         var: split,
         start: 0.into(),
         end: splits.clone(),
         pipelined: false,
-        body: vec![load_lse, Stmt::Map { dst: max, value: Expr::from(max).max(lse) }],
+        body: vec![
+            load_lse,
+            Stmt::Map {
+                dst: max,
+                value: Expr::from(max).max(lse),
+            },
+        ],
     });
     let empty = Expr::from(max).equals(f32::NEG_INFINITY);
-    body.push(Stmt::Map { dst: max, value: empty.select(0.0f32, max) });
+    body.push(Stmt::Map {
+        dst: max,
+        value: empty.select(0.0f32, max),
+    });
 
     let split = p.var("weighed");
     let load_lse = self::load_lse(&mut p, region, lse, split, [row.clone(), limit.clone()]);
@@ -59,19 +75,42 @@ pub(super) fn build(mut p: ProgramBuilder, region: &CombineRegion) -> Result<Til
         pipelined: false,
         body: vec![
             load_lse,
-            Stmt::Map { dst: weight, value: ((Expr::from(lse) - max) * LOG2_E).exp2() },
-            Stmt::Load { dst: part, cols: 0..block_n, src },
-            Stmt::Map { dst: sum, value: Expr::from(sum) + weight },
-            Stmt::Map { dst: acc, value: Expr::from(acc) + Expr::from(part) * weight },
+            Stmt::Map {
+                dst: weight,
+                value: ((Expr::from(lse) - max) * LOG2_E).exp2(),
+            },
+            Stmt::Load {
+                dst: part,
+                cols: 0..block_n,
+                src,
+            },
+            Stmt::Map {
+                dst: sum,
+                value: Expr::from(sum) + weight,
+            },
+            Stmt::Map {
+                dst: acc,
+                value: Expr::from(acc) + Expr::from(part) * weight,
+            },
         ],
     });
     let some = Expr::from(0.0f32).lt(sum);
-    body.push(Stmt::Map { dst: sum, value: some.select(Expr::from(1.0f32) / sum, 0.0f32) });
-    body.push(Stmt::Map { dst: acc, value: Expr::from(acc) * sum });
+    body.push(Stmt::Map {
+        dst: sum,
+        value: some.select(Expr::from(1.0f32) / sum, 0.0f32),
+    });
+    body.push(Stmt::Map {
+        dst: acc,
+        value: Expr::from(acc) * sum,
+    });
     let outer = [(block_y(), out.strides[0].clone())];
     let matrix = p.matrix(out, Access::Write, &outer, &out.strides[2], &out.strides[3]);
     let dst = p.rows(&matrix, row, limit, Span::block(block_z(), block_n, cols));
-    body.push(Stmt::Store { dst, src: acc, cols: 0..block_n });
+    body.push(Stmt::Store {
+        dst,
+        src: acc,
+        cols: 0..block_n,
+    });
     let doc = format!(
         "combine of attention's splits: {} heads, {} columns, {}",
         region.n_heads,

@@ -1,8 +1,8 @@
 //! Contractions: any einsum of two operands as a batch of matrix products.
 //!
 //! Labels are batch, m, n or k by where they stand. Neighbours that both of their operands walk as one dimension are
-//! merged; what stays apart from the last m or n label becomes part of the batch, what stays apart from the last k label
-//! an outer loop.
+//! merged; what stays apart from the last m or n label becomes part of the batch, what stays apart from the last
+//! k label an outer loop.
 
 use super::axes::{Axis, collapse, innermost};
 use super::error::BuildError;
@@ -32,7 +32,11 @@ fn shape(program: &ProgramBuilder, spec: &EinsumSpec, views: [&View; 3]) -> Resu
     let roles = spec.roles();
     if let Some(label) = roles.sum_a.iter().chain(&roles.sum_b).next() {
         let found = format!("`{label}` of {spec}");
-        return Err(program.unsupported("label of one operand that is summed", found, "labels of both to be summed"));
+        return Err(program.unsupported(
+            "label of one operand that is summed",
+            found,
+            "labels of both to be summed",
+        ));
     }
     let axis = |label: &&str| {
         let at = [&spec.a, &spec.b, &spec.out].map(|list| list.iter().position(|l| l == label));
@@ -45,7 +49,13 @@ fn shape(program: &ProgramBuilder, spec: &EinsumSpec, views: [&View; 3]) -> Resu
     let mut batch = collapse(roles.batch.iter().map(axis));
     batch.extend(outer_m);
     batch.extend(outer_n);
-    Ok(Shape { batch, m, n, outer_k, k })
+    Ok(Shape {
+        batch,
+        m,
+        n,
+        outer_k,
+        k,
+    })
 }
 
 /// The m, n and k of the products.
@@ -55,11 +65,7 @@ pub(super) fn extents(p: &ProgramBuilder, value: ValueId, spec: &EinsumSpec) -> 
     Ok([m.extent, n.extent, k.extent])
 }
 
-pub(super) fn build(
-    mut p: ProgramBuilder,
-    value: ValueId,
-    spec: &EinsumSpec,
-) -> Result<TileProgram, BuildError> {
+pub(super) fn build(mut p: ProgramBuilder, value: ValueId, spec: &EinsumSpec) -> Result<TileProgram, BuildError> {
     let [a, b] = p.args(value)?;
     let views = [p.view(a)?, p.view(b)?, p.view(value)?];
     let types = views.map(|view| p.dtype(view));
@@ -69,7 +75,12 @@ pub(super) fn build(
     }
     if p.schedule.block_k == 0 {
         let kernel = p.region.name.clone();
-        return Err(BuildError::Schedule { kernel, field: "block_k", found: 0, expected: "at least 1".into() });
+        return Err(BuildError::Schedule {
+            kernel,
+            field: "block_k",
+            found: 0,
+            expected: "at least 1".into(),
+        });
     }
     let shape = shape(&p, spec, views)?;
     let (block_m, block_n, block_k) = (p.schedule.block_m, p.schedule.block_n, p.schedule.block_k);
@@ -86,26 +97,61 @@ pub(super) fn build(
     };
     let acc = p.fragment("acc", block_m, block_n);
 
-    let grid = [p.row_blocks(&shape.batch, &shape.m.extent), blocks(&mut p, &shape.n.extent, block_n), 1.into()];
+    let grid = [
+        p.row_blocks(&shape.batch, &shape.m.extent),
+        blocks(&mut p, &shape.n.extent, block_n),
+        1.into(),
+    ];
     let mut body = Vec::new();
     let place = p.place(&mut body, block_x(), &shape.batch, &shape.m.extent);
     body.push(Stmt::Fill { dst: acc, value: 0.0 });
-    let outer_k: Vec<_> = shape.outer_k.iter().map(|axis| (p.var("k_outer"), p.extent(&axis.extent))).collect();
+    let outer_k: Vec<_> = shape
+        .outer_k
+        .iter()
+        .map(|axis| (p.var("k_outer"), p.extent(&axis.extent)))
+        .collect();
     let mut indices = place.outer.clone();
     indices.extend(outer_k.iter().map(|(var, _)| Expr::from(*var)));
     let summed: Vec<Axis<3>> = shape.batch.iter().chain(&shape.outer_k).cloned().collect();
 
     let step = p.var("k");
-    let rows_of_a = p.matrix(views[A], Access::Read, &indexed(&summed, &indices, A), &shape.m.strides[A], &shape.k.strides[A]);
-    let (m, n, k) = (p.extent(&shape.m.extent), p.extent(&shape.n.extent), p.extent(&shape.k.extent));
-    let src = p.rows(&rows_of_a, place.row.clone(), m.clone(), Span::block(step, block_k, k.clone()));
-    let load_a = Stmt::Load { dst: a_s, cols: 0..block_k, src };
+    let rows_of_a = p.matrix(
+        views[A],
+        Access::Read,
+        &indexed(&summed, &indices, A),
+        &shape.m.strides[A],
+        &shape.k.strides[A],
+    );
+    let (m, n, k) = (
+        p.extent(&shape.m.extent),
+        p.extent(&shape.n.extent),
+        p.extent(&shape.k.extent),
+    );
+    let src = p.rows(
+        &rows_of_a,
+        place.row.clone(),
+        m.clone(),
+        Span::block(step, block_k, k.clone()),
+    );
+    let load_a = Stmt::Load {
+        dst: a_s,
+        cols: 0..block_k,
+        src,
+    };
     let of_b = indexed(&summed, &indices, B);
     let (n_stride, k_stride) = (&shape.n.strides[B], &shape.k.strides[B]);
     let (src, cols) = match layout {
         BLayout::Nk => {
             let matrix = p.matrix(views[B], Access::Read, &of_b, n_stride, k_stride);
-            (p.rows(&matrix, block_y() * block_n, n.clone(), Span::block(step, block_k, k.clone())), 0..block_k)
+            (
+                p.rows(
+                    &matrix,
+                    block_y() * block_n,
+                    n.clone(),
+                    Span::block(step, block_k, k.clone()),
+                ),
+                0..block_k,
+            )
         }
         BLayout::Kn => {
             let matrix = p.matrix(views[B], Access::Read, &of_b, k_stride, n_stride);
@@ -113,28 +159,69 @@ pub(super) fn build(
             (p.rows(&matrix, Expr::from(step) * block_k, k.clone(), span), 0..block_n)
         }
     };
-    let load_b = Stmt::Load { dst: b_s, cols: cols.clone(), src };
-    let gemm = Stmt::Gemm { acc, a: a_s, b: b_s, layout, b_cols: cols };
+    let load_b = Stmt::Load {
+        dst: b_s,
+        cols: cols.clone(),
+        src,
+    };
+    let gemm = Stmt::Gemm {
+        acc,
+        a: a_s,
+        b: b_s,
+        layout,
+        b_cols: cols,
+    };
     let end = blocks(&mut p, &shape.k.extent, block_k);
-    let mut loops = Stmt::For { var: step, start: 0.into(), end, pipelined: true, body: vec![load_a, load_b, gemm] };
+    let mut loops = Stmt::For {
+        var: step,
+        start: 0.into(),
+        end,
+        pipelined: true,
+        body: vec![load_a, load_b, gemm],
+    };
     for (var, end) in outer_k.into_iter().rev() {
-        loops = Stmt::For { var, start: 0.into(), end, pipelined: false, body: vec![loops] };
+        loops = Stmt::For {
+            var,
+            start: 0.into(),
+            end,
+            pipelined: false,
+            body: vec![loops],
+        };
     }
     body.push(loops);
 
     let of_out = indexed(&shape.batch, &place.outer, OUT);
-    let matrix = p.matrix(views[OUT], Access::Write, &of_out, &shape.m.strides[OUT], &shape.n.strides[OUT]);
+    let matrix = p.matrix(
+        views[OUT],
+        Access::Write,
+        &of_out,
+        &shape.m.strides[OUT],
+        &shape.n.strides[OUT],
+    );
     let dst = p.rows(&matrix, place.row, m, Span::block(block_y(), block_n, n));
-    body.push(Stmt::Store { dst, src: acc, cols: 0..block_n });
+    body.push(Stmt::Store {
+        dst,
+        src: acc,
+        cols: 0..block_n,
+    });
     Ok(p.finish(doc(spec, &shape, types), grid, body))
 }
 
 fn doc(spec: &EinsumSpec, shape: &Shape, types: [mlafuse_tensor::DType; 3]) -> Vec<String> {
-    let Shape { batch, m, n, outer_k, k } = shape;
+    let Shape {
+        batch,
+        m,
+        n,
+        outer_k,
+        k,
+    } = shape;
     let product = |axes: &[Axis<3>]| -> String { axes.iter().map(|axis| format!("{} × ", axis.extent)).collect() };
     let (batch, outer_k) = (product(batch), product(outer_k));
     vec![
         format!("contraction {spec}"),
-        format!("{batch}[{}, {outer_k}{}] · [{outer_k}{}, {}], {} to {}", m.extent, k.extent, k.extent, n.extent, types[A], types[OUT]),
+        format!(
+            "{batch}[{}, {outer_k}{}] · [{outer_k}{}, {}], {} to {}",
+            m.extent, k.extent, k.extent, n.extent, types[A], types[OUT]
+        ),
     ]
 }

@@ -1,7 +1,7 @@
 //! What a schedule needs of a part, and roughly how long a kernel takes under it.
 //!
-//! The model only ranks: the first schedules of the list are tried, and compiled resources or measured times decide. Per
-//! block it adds up, walking the program with loop counts at typical dimensions: multiply-adds of gemms, bytes that
+//! The model only ranks: the first schedules of the list are tried, and compiled resources or measured times decide.
+//! Per block it adds up, walking the program with loop counts at typical dimensions: multiply-adds of gemms, bytes that
 //! warps read from shared memory for them (each warp reads 16 · tiles_m rows of a and 8 · tiles_n of b a step, so that
 //! warps_n warps read the same a), bytes moved from and to device memory, elementwise operations, and steps that end in
 //! a barrier. Blocks run in waves of as many as fit an SM.
@@ -35,26 +35,40 @@ pub(super) struct Needs {
 
 pub(super) fn needs(program: &TileProgram, schedule: &Schedule) -> Needs {
     let is_matrix = |tile: &&Tile| tile.space == Space::Fragment && tile.form == Form::Matrix;
-    let elements: usize = program.tiles.iter().filter(is_matrix).map(|tile| tile.rows * tile.cols).sum();
+    let elements: usize = program
+        .tiles
+        .iter()
+        .filter(is_matrix)
+        .map(|tile| tile.rows * tile.cols)
+        .sum();
     let registers = elements.div_ceil(schedule.threads()) + REGISTERS_BESIDES;
-    Needs { shared: shared_bytes(program, schedule), registers }
+    Needs {
+        shared: shared_bytes(program, schedule),
+        registers,
+    }
 }
 
 /// Seconds that the kernel takes, for ranking schedules of one region.
 pub(super) fn seconds(program: &TileProgram, schedule: &Schedule, target: &Target, dims: &Dims) -> f64 {
-    let mut walk = Walk { program, schedule, dims: with_splits(program, target, dims), vars: vec![None; program.vars.len()] };
-    let blocks: f64 = program.grid.iter().map(|size| walk.eval(size).unwrap_or(1).max(1) as f64).product();
+    let needs = needs(program, schedule);
+    let resident = resident_blocks(needs, schedule, target);
+    let dims = with_splits(program, schedule, resident * target.sm_count, dims);
+    let mut walk = Walk {
+        program,
+        schedule,
+        dims,
+        vars: vec![None; program.vars.len()],
+    };
+    let blocks = walk.blocks() as f64;
     let mut work = Work::default();
     walk.body(&program.body, 1.0, &mut work);
 
-    let needs = needs(program, schedule);
-    let resident = resident_blocks(needs, schedule, target) as f64;
+    let resident = resident as f64;
     let sms = target.sm_count as f64;
     let waves = (blocks / (sms * resident)).ceil();
     // Fewer blocks than SMs times resident share an SM with fewer others.
     let sharing = (blocks / sms).ceil().min(resident);
-    let busy = (work.gemm_flops * sms / target.tensor_flops)
-        .max(work.shared_bytes / SHARED_BYTES_PER_S)
+    let busy = (work.gemm_flops * sms / target.tensor_flops).max(work.shared_bytes / SHARED_BYTES_PER_S)
         + work.elementwise * sms / target.fma_flops;
     let latency = if schedule.stages > 1 { 0.0 } else { LATENCY_S };
     let alone = busy + work.steps * STEP_S + work.loads * latency;
@@ -71,21 +85,29 @@ fn resident_blocks(needs: Needs, schedule: &Schedule, target: &Target) -> usize 
     by_shared.min(by_registers).min(target.threads_per_sm / threads).max(1)
 }
 
-/// `dims`, and where nothing says how many splits there are, about as many as fill the part twice.
-fn with_splits(program: &TileProgram, target: &Target, dims: &Dims) -> Dims {
-    let defaults = [(Symbol::B, 1), (Symbol::T, 1), (Symbol::S, 4096), (Symbol::P, 64), (Symbol::L, 4096)];
+/// `dims`, and where nothing says how many splits there are, as many as fill the part's `places` for blocks once.
+fn with_splits(program: &TileProgram, schedule: &Schedule, places: usize, dims: &Dims) -> Dims {
+    let defaults = [
+        (Symbol::B, 1),
+        (Symbol::T, 1),
+        (Symbol::S, 4096),
+        (Symbol::P, 64),
+        (Symbol::L, 4096),
+    ];
     let missing = defaults.into_iter().filter(|&(symbol, _)| dims.get(symbol).is_none());
     let dims = missing.fold(dims.clone(), |dims, (symbol, value)| dims.with(symbol, value));
     if dims.get(Symbol::Z).is_some() {
         return dims;
     }
-    let walk = Walk { program, schedule: &ONE_WARP, dims: dims.clone().with(Symbol::Z, 1), vars: Vec::new() };
-    let blocks: i64 = program.grid.iter().map(|size| walk.eval(size).unwrap_or(1).max(1)).product();
-    let splits = (2 * target.sm_count as i64 / blocks).clamp(1, 32);
+    let walk = Walk {
+        program,
+        schedule,
+        dims: dims.clone().with(Symbol::Z, 1),
+        vars: Vec::new(),
+    };
+    let splits = (places as i64 / walk.blocks()).clamp(1, 32);
     dims.with(Symbol::Z, splits as usize)
 }
-
-const ONE_WARP: Schedule = Schedule { block_m: 1, block_n: 1, block_k: 0, warps_m: 1, warps_n: 1, stages: 1 };
 
 /// What one block does.
 #[derive(Clone, Copy, Debug, Default)]
@@ -106,6 +128,15 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
+    /// Blocks of the grid, at least one.
+    fn blocks(&self) -> i64 {
+        self.program
+            .grid
+            .iter()
+            .map(|size| self.eval(size).unwrap_or(1).max(1))
+            .fold(1, i64::saturating_mul)
+    }
+
     fn body(&mut self, body: &[Stmt], times: f64, work: &mut Work) {
         for stmt in body {
             self.stmt(stmt, times, work);
@@ -116,7 +147,9 @@ impl Walk<'_> {
         match stmt {
             Stmt::Comment(_) | Stmt::Return => {}
             Stmt::Let { var, value } => self.set(*var, self.eval(value)),
-            Stmt::For { var, start, end, body, .. } => {
+            Stmt::For {
+                var, start, end, body, ..
+            } => {
                 let (start, end) = (self.eval(start).unwrap_or(0), self.eval(end).unwrap_or(1));
                 self.set(*var, Some(start));
                 work.steps += times;
@@ -127,16 +160,28 @@ impl Walk<'_> {
             Stmt::If { body, .. } => self.body(body, times, work),
             Stmt::Load { dst, cols, src } => {
                 let tile = self.program.tile(*dst);
-                let size = self.program.tensor_dtype(src.param).map_or(4, |dtype| dtype.size_bytes());
+                let size = self
+                    .program
+                    .tensor_dtype(src.param)
+                    .map_or(4, |dtype| dtype.size_bytes());
                 // A row that repeats is read once.
-                let repeats = matches!(&src.rows, Rows::Strided { stride: Expr::Int(0), .. });
+                let repeats = matches!(
+                    &src.rows,
+                    Rows::Strided {
+                        stride: Expr::Int(0),
+                        ..
+                    }
+                );
                 let rows = if repeats { 1 } else { tile.rows };
                 work.device_bytes += times * (rows * cols.len() * size) as f64;
                 work.steps += times;
                 work.loads += times;
             }
             Stmt::Store { dst, src, cols } => {
-                let size = self.program.tensor_dtype(dst.param).map_or(4, |dtype| dtype.size_bytes());
+                let size = self
+                    .program
+                    .tensor_dtype(dst.param)
+                    .map_or(4, |dtype| dtype.size_bytes());
                 work.device_bytes += times * (self.program.tile(*src).rows * cols.len() * size) as f64;
             }
             Stmt::Gemm { acc, a, b, .. } => self.gemm([*acc, *a, *b], times, work),

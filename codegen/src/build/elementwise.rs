@@ -31,12 +31,23 @@ fn map_one(
     let (grid, mut body, mut at) = start(&mut p, &shape);
     let (block_m, block_n) = (p.schedule.block_m, p.schedule.block_n);
     let x_f = p.fragment("x_f", block_m, block_n);
-    body.push(Stmt::Load { dst: x_f, cols: 0..block_n, src: at.view(&mut p, views[0], 0, Access::Read) });
+    body.push(Stmt::Load {
+        dst: x_f,
+        cols: 0..block_n,
+        src: at.view(&mut p, views[0], 0, Access::Read),
+    });
     let result = f(x_f.into());
     if result != Expr::from(x_f) {
-        body.push(Stmt::Map { dst: x_f, value: result });
+        body.push(Stmt::Map {
+            dst: x_f,
+            value: result,
+        });
     }
-    body.push(Stmt::Store { dst: at.view(&mut p, views[1], 1, Access::Write), src: x_f, cols: 0..block_n });
+    body.push(Stmt::Store {
+        dst: at.view(&mut p, views[1], 1, Access::Write),
+        src: x_f,
+        cols: 0..block_n,
+    });
     let doc = format!("{what}, {} to {}", p.dtype(views[0]), p.dtype(views[1]));
     Ok(p.finish(vec![doc], grid, body))
 }
@@ -50,11 +61,31 @@ pub(super) fn add(mut p: ProgramBuilder, value: ValueId) -> Result<TileProgram, 
     let (block_m, block_n) = (p.schedule.block_m, p.schedule.block_n);
     let a_f = p.fragment("a_f", block_m, block_n);
     let b_f = p.fragment("b_f", block_m, block_n);
-    body.push(Stmt::Load { dst: a_f, cols: 0..block_n, src: at.view(&mut p, views[0], 0, Access::Read) });
-    body.push(Stmt::Load { dst: b_f, cols: 0..block_n, src: at.view(&mut p, views[2], 2, Access::Read) });
-    body.push(Stmt::Map { dst: a_f, value: Expr::from(a_f) + b_f });
-    body.push(Stmt::Store { dst: at.view(&mut p, views[1], 1, Access::Write), src: a_f, cols: 0..block_n });
-    let doc = format!("add, {} and {} to {}", p.dtype(views[0]), p.dtype(views[2]), p.dtype(views[1]));
+    body.push(Stmt::Load {
+        dst: a_f,
+        cols: 0..block_n,
+        src: at.view(&mut p, views[0], 0, Access::Read),
+    });
+    body.push(Stmt::Load {
+        dst: b_f,
+        cols: 0..block_n,
+        src: at.view(&mut p, views[2], 2, Access::Read),
+    });
+    body.push(Stmt::Map {
+        dst: a_f,
+        value: Expr::from(a_f) + b_f,
+    });
+    body.push(Stmt::Store {
+        dst: at.view(&mut p, views[1], 1, Access::Write),
+        src: a_f,
+        cols: 0..block_n,
+    });
+    let doc = format!(
+        "add, {} and {} to {}",
+        p.dtype(views[0]),
+        p.dtype(views[2]),
+        p.dtype(views[1])
+    );
     Ok(p.finish(vec![doc], grid, body))
 }
 
@@ -73,11 +104,26 @@ pub(super) fn mask(mut p: ProgramBuilder, value: ValueId) -> Result<TileProgram,
     let q = p.load_int(q_len, b);
     let visible = kv.clone().min(kv - q + t + 1);
     let visible = p.bind(&mut body, "visible", visible);
-    body.push(Stmt::Load { dst: x_f, cols: 0..block_n, src: at.view(&mut p, views[0], 0, Access::Read) });
+    body.push(Stmt::Load {
+        dst: x_f,
+        cols: 0..block_n,
+        src: at.view(&mut p, views[0], 0, Access::Read),
+    });
     let key = block_y() * block_n + Expr::Col;
-    body.push(Stmt::Map { dst: x_f, value: key.lt(visible).select(x_f, f32::NEG_INFINITY) });
-    body.push(Stmt::Store { dst: at.view(&mut p, views[1], 1, Access::Write), src: x_f, cols: 0..block_n });
-    let doc = format!("causal mask by length over {} keys, {}", shape.cols.extent, p.dtype(views[1]));
+    body.push(Stmt::Map {
+        dst: x_f,
+        value: key.lt(visible).select(x_f, f32::NEG_INFINITY),
+    });
+    body.push(Stmt::Store {
+        dst: at.view(&mut p, views[1], 1, Access::Write),
+        src: x_f,
+        cols: 0..block_n,
+    });
+    let doc = format!(
+        "causal mask by length over {} keys, {}",
+        shape.cols.extent,
+        p.dtype(views[1])
+    );
     Ok(p.finish(vec![doc], grid, body))
 }
 
@@ -91,7 +137,11 @@ pub(super) fn per_token<const N: usize>(p: &ProgramBuilder, views: [&View; N]) -
     let last = dims.len() - 1;
     let (rows, middle) = innermost((2..last).map(axis));
     let outer: Vec<Axis<N>> = [axis(0), axis(1)].into_iter().chain(middle).collect();
-    Ok(Plane { outer, rows, cols: axis(last) })
+    Ok(Plane {
+        outer,
+        rows,
+        cols: axis(last),
+    })
 }
 
 /// Where one block of a plane stands.
@@ -108,7 +158,15 @@ fn start<'s, const N: usize>(p: &mut ProgramBuilder, shape: &'s Plane<N>) -> ([E
     let grid = [x, blocks(p, &shape.cols.extent, block_n), 1.into()];
     let mut body = Vec::new();
     let place = p.place(&mut body, block_x(), &shape.outer, &shape.rows.extent);
-    (grid, body, At { shape, row: place.row, outer: place.outer })
+    (
+        grid,
+        body,
+        At {
+            shape,
+            row: place.row,
+            outer: place.outer,
+        },
+    )
 }
 
 impl<const N: usize> At<'_, N> {
@@ -137,21 +195,43 @@ pub(super) fn concat(mut p: ProgramBuilder, value: ValueId, axis: usize) -> Resu
     let (mut body, mut first, mut widest) = (Vec::new(), Expr::Int(0), Expr::Int(0));
     let mut skipped: Option<Size> = None;
     for from in [a, b] {
-        let mut part = View { shape: from.shape.clone(), ..out.clone() };
+        let mut part = View {
+            shape: from.shape.clone(),
+            ..out.clone()
+        };
         part.offset.extend(skipped.take());
         let shape = plane(&from.shape, [from, &part]);
         let size = p.row_blocks(&shape.outer, &shape.rows.extent);
         let width = blocks(&mut p, &shape.cols.extent, block_n);
         let mut copy = Vec::new();
         let place = p.place(&mut copy, block_x() - first.clone(), &shape.outer, &shape.rows.extent);
-        let mut at = At { shape: &shape, row: place.row, outer: place.outer };
-        copy.push(Stmt::Load { dst: x_f, cols: 0..block_n, src: at.view(&mut p, from, 0, Access::Read) });
-        copy.push(Stmt::Store { dst: at.view(&mut p, &part, 1, Access::Write), src: x_f, cols: 0..block_n });
+        let mut at = At {
+            shape: &shape,
+            row: place.row,
+            outer: place.outer,
+        };
+        copy.push(Stmt::Load {
+            dst: x_f,
+            cols: 0..block_n,
+            src: at.view(&mut p, from, 0, Access::Read),
+        });
+        copy.push(Stmt::Store {
+            dst: at.view(&mut p, &part, 1, Access::Write),
+            src: x_f,
+            cols: 0..block_n,
+        });
         let last = first.clone() + size;
-        let mine = first.le(block_x()).and(block_x().lt(last.clone())).and(block_y().lt(width.clone()));
+        let mine = first
+            .le(block_x())
+            .and(block_x().lt(last.clone()))
+            .and(block_y().lt(width.clone()));
         body.push(Stmt::If { cond: mine, body: copy });
         first = last;
-        widest = if widest == Expr::Int(0) || widest == width { width } else { widest.max(width) };
+        widest = if widest == Expr::Int(0) || widest == width {
+            width
+        } else {
+            widest.max(width)
+        };
         let stride = out.strides.get(axis).cloned().unwrap_or(Size::one());
         skipped = from.shape.get(axis).map(|&dim| stride.times(dim));
     }

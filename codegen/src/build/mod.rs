@@ -29,7 +29,8 @@ use program::ProgramBuilder;
 
 /// The tile program of one kernel of a plan.
 ///
-/// Every schedule whose sizes are positive gives a right program; which of them a GPU can run is [`candidates`]' to say.
+/// Every schedule whose sizes are positive gives a right program; which of them a GPU can run is
+/// [`candidates`]' to say.
 ///
 /// # Errors
 /// [`BuildError::Schedule`] for a size of 0, [`BuildError::Unsupported`] for a region that no program can express, and
@@ -43,7 +44,12 @@ pub fn build(plan: &Plan, region: &Region, schedule: &Schedule) -> Result<TilePr
         ("stages", schedule.stages),
     ];
     if let Some((field, found)) = sizes.into_iter().find(|&(_, size)| size == 0) {
-        return Err(BuildError::Schedule { kernel: region.name.clone(), field, found, expected: "at least 1".into() });
+        return Err(BuildError::Schedule {
+            kernel: region.name.clone(),
+            field,
+            found,
+            expected: "at least 1".into(),
+        });
     }
     let program = ProgramBuilder::new(plan, region, *schedule);
     match &region.kind {

@@ -4,8 +4,8 @@ use super::axes::Axis;
 use super::error::BuildError;
 use crate::schedule::Schedule;
 use crate::tile::{
-    Access, Axis as GridAxis, Expr, Form, Param, ParamId, ParamKind, Rows, Space, Stmt, Tile, TileId, TileProgram, VarId,
-    View,
+    Access, Axis as GridAxis, Expr, Form, Param, ParamId, ParamKind, Rows, Space, Stmt, Tile, TileId, TileProgram,
+    VarId, View,
 };
 use mlafuse_ir::graph::{Node, ValueId};
 use mlafuse_ir::plan::{self, BufferId, Plan, Region};
@@ -44,12 +44,20 @@ pub(super) struct Span {
 impl Span {
     /// From column 0.
     pub fn whole(limit: impl Into<Expr>) -> Span {
-        Span { start: 0.into(), step: 0, limit: limit.into() }
+        Span {
+            start: 0.into(),
+            step: 0,
+            limit: limit.into(),
+        }
     }
 
     /// Block number `block` of `step` columns each.
     pub fn block(block: impl Into<Expr>, step: usize, limit: Expr) -> Span {
-        Span { start: block.into() * step, step, limit }
+        Span {
+            start: block.into() * step,
+            step,
+            limit,
+        }
     }
 }
 
@@ -72,23 +80,54 @@ impl<'a> ProgramBuilder<'a> {
     pub fn new(plan: &'a Plan, region: &'a Region, schedule: Schedule) -> ProgramBuilder<'a> {
         // What the text form reads as the block's and the element's indices.
         let names = ["block", "row", "col"].map(String::from).into();
-        ProgramBuilder { plan, region, schedule, params: Vec::new(), tiles: Vec::new(), vars: Vec::new(), names }
+        ProgramBuilder {
+            plan,
+            region,
+            schedule,
+            params: Vec::new(),
+            tiles: Vec::new(),
+            vars: Vec::new(),
+            names,
+        }
     }
 
     pub fn finish(self, doc: Vec<String>, grid: [Expr; 3], body: Vec<Stmt>) -> TileProgram {
-        let ProgramBuilder { region, schedule, params, tiles, vars, .. } = self;
+        let ProgramBuilder {
+            region,
+            schedule,
+            params,
+            tiles,
+            vars,
+            ..
+        } = self;
         let doc = doc.into_iter().chain([format!("schedule: {schedule}")]).collect();
-        TileProgram { name: region.name.clone(), doc, params, grid, tiles, vars, body }
+        TileProgram {
+            name: region.name.clone(),
+            doc,
+            params,
+            grid,
+            tiles,
+            vars,
+            body,
+        }
     }
 
     pub fn unsupported(&self, what: &'static str, found: String, expected: &str) -> BuildError {
-        BuildError::Unsupported { kernel: self.region.name.clone(), what, found, expected: expected.to_string() }
+        BuildError::Unsupported {
+            kernel: self.region.name.clone(),
+            what,
+            found,
+            expected: expected.to_string(),
+        }
     }
 
     pub fn not_in_memory(&self, value: ValueId) -> BuildError {
         let node = self.plan.graph.nodes.get(value.0);
         let value = node.map_or_else(|| value.0.to_string(), |node| node.name.clone());
-        BuildError::NotInMemory { kernel: self.region.name.clone(), value }
+        BuildError::NotInMemory {
+            kernel: self.region.name.clone(),
+            value,
+        }
     }
 
     pub fn node(&self, value: ValueId) -> &'a Node {
@@ -103,7 +142,9 @@ impl<'a> ProgramBuilder<'a> {
     /// Where the `N` arguments of a node lie.
     pub fn args<const N: usize>(&self, value: ValueId) -> Result<[ValueId; N], BuildError> {
         let args = &self.node(value).args;
-        args.as_slice().try_into().map_err(|_| self.unsupported("arguments", args.len().to_string(), &N.to_string()))
+        args.as_slice()
+            .try_into()
+            .map_err(|_| self.unsupported("arguments", args.len().to_string(), &N.to_string()))
     }
 
     pub fn dtype(&self, view: &plan::View) -> DType {
@@ -112,12 +153,17 @@ impl<'a> ProgramBuilder<'a> {
 
     /// `wanted` as an identifier that nothing else has.
     fn unique(&mut self, wanted: &str) -> String {
-        let mut wanted: String = wanted.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+        let mut wanted: String = wanted
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
+            .collect();
         if !wanted.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') {
             wanted.insert(0, '_');
         }
         let numbered = (2usize..).map(|n| format!("{wanted}_{n}"));
-        let name = std::iter::once(wanted.clone()).chain(numbered).find(|name| !self.names.contains(name));
+        let name = std::iter::once(wanted.clone())
+            .chain(numbered)
+            .find(|name| !self.names.contains(name));
         let name = name.unwrap_or_default();
         self.names.insert(name.clone());
         name
@@ -125,8 +171,14 @@ impl<'a> ProgramBuilder<'a> {
 
     /// The parameter of a buffer.
     pub fn tensor(&mut self, buffer: BufferId, access: Access) -> ParamId {
-        let Some(declared) = self.plan.buffers.get(buffer.0) else { return ParamId(0) };
-        let kind = ParamKind::Tensor { dtype: declared.dtype, access, buffer };
+        let Some(declared) = self.plan.buffers.get(buffer.0) else {
+            return ParamId(0);
+        };
+        let kind = ParamKind::Tensor {
+            dtype: declared.dtype,
+            access,
+            buffer,
+        };
         if let Some(index) = self.params.iter().position(|param| param.kind == kind) {
             return ParamId(index);
         }
@@ -148,13 +200,19 @@ impl<'a> ProgramBuilder<'a> {
 
     /// A number of rows, columns or blocks.
     pub fn extent(&mut self, size: &Size) -> Expr {
-        size.symbols.iter().fold(Expr::from(size.coefficient), |product, &symbol| product * self.symbol(symbol))
+        size.symbols
+            .iter()
+            .fold(Expr::from(size.coefficient), |product, &symbol| {
+                product * self.symbol(symbol)
+            })
     }
 
     /// A number of elements, in 64 bits where it is not constant.
     pub fn elements(&mut self, size: &Size) -> Expr {
         let mut symbols = size.symbols.iter();
-        let Some(&first) = symbols.next() else { return size.coefficient.into() };
+        let Some(&first) = symbols.next() else {
+            return size.coefficient.into();
+        };
         let first = self.symbol(first).wide();
         let product = symbols.fold(first, |product, &symbol| product * self.symbol(symbol));
         product * size.coefficient
@@ -162,7 +220,14 @@ impl<'a> ProgramBuilder<'a> {
 
     fn tile(&mut self, name: &str, dtype: DType, [rows, cols]: [usize; 2], space: Space, form: Form) -> TileId {
         let name = self.unique(name);
-        self.tiles.push(Tile { name, dtype, rows, cols, space, form });
+        self.tiles.push(Tile {
+            name,
+            dtype,
+            rows,
+            cols,
+            space,
+            form,
+        });
         TileId(self.tiles.len() - 1)
     }
 
@@ -200,15 +265,23 @@ impl<'a> ProgramBuilder<'a> {
 
     /// The address of an element: the view's offset and `indices` times strides.
     pub fn address(&mut self, view: &plan::View, indices: &[(Expr, Size)]) -> Expr {
-        let offset = view.offset.iter().fold(Expr::Int(0), |sum, size| sum + self.elements(size));
-        indices.iter().fold(offset, |sum, (index, stride)| sum + index.clone().wide() * self.elements(stride))
+        let offset = view
+            .offset
+            .iter()
+            .fold(Expr::Int(0), |sum, size| sum + self.elements(size));
+        indices.iter().fold(offset, |sum, (index, stride)| {
+            sum + index.clone().wide() * self.elements(stride)
+        })
     }
 
     /// One integer of a vector view.
     pub fn load_int(&mut self, view: &plan::View, index: Expr) -> Expr {
         let stride = view.strides.first().cloned().unwrap_or(Size::one());
         let param = self.tensor(view.buffer, Access::Read);
-        let offset = view.offset.iter().fold(Expr::Int(0), |sum, size| sum + self.elements(size));
+        let offset = view
+            .offset
+            .iter()
+            .fold(Expr::Int(0), |sum, size| sum + self.elements(size));
         let address = offset + index * self.elements(&stride);
         Expr::Load(param, Box::new(address))
     }
@@ -224,9 +297,23 @@ impl<'a> ProgramBuilder<'a> {
     ) -> Matrix {
         let param = self.tensor(view.buffer, access);
         let offset = self.address(view, outer);
-        let sizes = view.offset.iter().chain(outer.iter().map(|(_, stride)| stride)).chain([row_stride]);
-        let align = if *col_stride == Size::one() { self.alignment(view, sizes) } else { 1 };
-        Matrix { param, offset, row_stride: row_stride.clone(), col_stride: col_stride.clone(), align }
+        let sizes = view
+            .offset
+            .iter()
+            .chain(outer.iter().map(|(_, stride)| stride))
+            .chain([row_stride]);
+        let align = if *col_stride == Size::one() {
+            self.alignment(view, sizes)
+        } else {
+            1
+        };
+        Matrix {
+            param,
+            offset,
+            row_stride: row_stride.clone(),
+            col_stride: col_stride.clone(),
+            align,
+        }
     }
 
     /// The largest power of two, up to 16 bytes' worth of elements, that divides all of `sizes`.
@@ -234,7 +321,10 @@ impl<'a> ProgramBuilder<'a> {
         let buffer = self.plan.buffer(view.buffer);
         let whole = (16 / buffer.dtype.size_bytes()).max(1);
         let known = |size: &Size| {
-            let strides = size.symbols.iter().any(|&symbol| symbol == Symbol::R || symbol == Symbol::G);
+            let strides = size
+                .symbols
+                .iter()
+                .any(|&symbol| symbol == Symbol::R || symbol == Symbol::G);
             size.coefficient * if strides { buffer.stride_align } else { 1 }
         };
         sizes.map(known).fold(whole, power_of_two_divisor)
@@ -243,7 +333,15 @@ impl<'a> ProgramBuilder<'a> {
     /// Rows `start..` up to `limit` of a matrix.
     pub fn rows(&mut self, matrix: &Matrix, start: Expr, limit: Expr, cols: Span) -> View {
         let stride = self.elements(&matrix.row_stride);
-        self.with_rows(matrix, Rows::Strided { start: start.wide(), stride, limit }, cols)
+        self.with_rows(
+            matrix,
+            Rows::Strided {
+                start: start.wide(),
+                stride,
+                limit,
+            },
+            cols,
+        )
     }
 
     /// Tokens `start..` up to `limit` of a sequence; the matrix is the cache's first page.
@@ -256,7 +354,15 @@ impl<'a> ProgramBuilder<'a> {
         let (page_stride, row_stride) = (self.elements(&page), self.elements(&row));
         let Pages { table, page_size, .. } = *pages;
         let table_offset = pages.table_offset.clone();
-        let rows = Rows::Paged { start, limit, table, table_offset, page_size, page_stride, row_stride };
+        let rows = Rows::Paged {
+            start,
+            limit,
+            table,
+            table_offset,
+            page_size,
+            page_stride,
+            row_stride,
+        };
         self.with_rows(&matrix, rows, cols)
     }
 
@@ -285,13 +391,19 @@ impl<'a> ProgramBuilder<'a> {
         }
         let stride = table.strides.first().cloned().unwrap_or(Size::one());
         let table_offset = self.address(table, &[(b.clone(), stride)]);
-        Ok(Pages { table: self.tensor(table.buffer, Access::Read), table_offset, page_size })
+        Ok(Pages {
+            table: self.tensor(table.buffer, Access::Read),
+            table_offset,
+            page_size,
+        })
     }
 
     /// Number of blocks of `block_m` rows over rows and outer axes.
     pub fn row_blocks<const N: usize>(&mut self, outer: &[Axis<N>], rows: &Size) -> Expr {
         let tiles = self.extent(rows).ceil_div(self.schedule.block_m);
-        outer.iter().fold(tiles, |product, axis| product * self.extent(&axis.extent))
+        outer
+            .iter()
+            .fold(tiles, |product, axis| product * self.extent(&axis.extent))
     }
 
     /// Where block `index` of [`Self::row_blocks`] stands.
@@ -309,9 +421,17 @@ impl<'a> ProgramBuilder<'a> {
             return Place { row, outer: Vec::new() };
         }
         let single = tiles == Expr::Int(1);
-        let row = if single { Expr::Int(0) } else { index.clone() % tiles.clone() * block_m };
+        let row = if single {
+            Expr::Int(0)
+        } else {
+            index.clone() % tiles.clone() * block_m
+        };
         let row = self.bind(body, "row_start", row);
-        let mut rest = if single { index } else { self.bind(body, "outer", index / tiles) };
+        let mut rest = if single {
+            index
+        } else {
+            self.bind(body, "outer", index / tiles)
+        };
         let mut indices = Vec::new();
         for (position, axis) in outer.iter().enumerate().rev() {
             let extent = self.extent(&axis.extent);
@@ -329,12 +449,20 @@ impl<'a> ProgramBuilder<'a> {
 
 /// The largest power of two up to `limit`, itself one, that divides `n` (all divide 0).
 fn power_of_two_divisor(limit: usize, n: usize) -> usize {
-    if n == 0 { limit } else { limit.min(1 << n.trailing_zeros().min(30)) }
+    if n == 0 {
+        limit
+    } else {
+        limit.min(1 << n.trailing_zeros().min(30))
+    }
 }
 
 /// The indices of outer axes with operand `i`'s strides.
 pub(super) fn indexed<const N: usize>(outer: &[Axis<N>], indices: &[Expr], i: usize) -> Vec<(Expr, Size)> {
-    outer.iter().zip(indices).map(|(axis, index)| (index.clone(), axis.strides[i].clone())).collect()
+    outer
+        .iter()
+        .zip(indices)
+        .map(|(axis, index)| (index.clone(), axis.strides[i].clone()))
+        .collect()
 }
 
 /// The block's index along x.

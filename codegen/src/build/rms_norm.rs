@@ -23,11 +23,22 @@ pub(super) fn build(mut p: ProgramBuilder, value: ValueId, eps: f64) -> Result<T
     let access = [Access::Read, Access::Write, Access::Read];
     let matrices: [_; 3] = std::array::from_fn(|i| {
         let outer = indexed(&shape.outer, &place.outer, i);
-        p.matrix(views[i], access[i], &outer, &shape.rows.strides[i], &shape.cols.strides[i])
+        p.matrix(
+            views[i],
+            access[i],
+            &outer,
+            &shape.rows.strides[i],
+            &shape.cols.strides[i],
+        )
     });
     let (rows, cols) = (p.extent(&shape.rows.extent), p.extent(&shape.cols.extent));
     let at = |p: &mut ProgramBuilder, i: usize, block: Expr| {
-        p.rows(&matrices[i], place.row.clone(), rows.clone(), Span::block(block, block_n, cols.clone()))
+        p.rows(
+            &matrices[i],
+            place.row.clone(),
+            rows.clone(),
+            Span::block(block, block_n, cols.clone()),
+        )
     };
     let end = blocks(&mut p, &shape.cols.extent, block_n);
     // A row that fits a tile is read once.
@@ -36,24 +47,57 @@ pub(super) fn build(mut p: ProgramBuilder, value: ValueId, eps: f64) -> Result<T
     body.push(Stmt::Fill { dst: sum, value: 0.0 });
     let first = p.var("first");
     let block = if whole { Expr::Int(0) } else { first.into() };
-    let mut step = vec![Stmt::Load { dst: x_f, cols: 0..block_n, src: at(&mut p, 0, block) }];
-    step.push(Stmt::Map { dst: square, value: Expr::from(x_f) * x_f });
-    step.push(Stmt::Reduce { op: ReduceOp::Sum, dst: sum, src: square });
+    let mut step = vec![Stmt::Load {
+        dst: x_f,
+        cols: 0..block_n,
+        src: at(&mut p, 0, block),
+    }];
+    step.push(Stmt::Map {
+        dst: square,
+        value: Expr::from(x_f) * x_f,
+    });
+    step.push(Stmt::Reduce {
+        op: ReduceOp::Sum,
+        dst: sum,
+        src: square,
+    });
     over(&mut body, whole, first, end.clone(), step);
     let d = p.extent(&shape.cols.extent).to_float();
-    body.push(Stmt::Map { dst: rstd, value: (Expr::from(sum) / d + eps as f32).rsqrt() });
+    body.push(Stmt::Map {
+        dst: rstd,
+        value: (Expr::from(sum) / d + eps as f32).rsqrt(),
+    });
 
     let second = p.var("second");
     let block = if whole { Expr::Int(0) } else { second.into() };
     let mut step = Vec::new();
     if !whole {
-        step.push(Stmt::Load { dst: x_f, cols: 0..block_n, src: at(&mut p, 0, block.clone()) });
+        step.push(Stmt::Load {
+            dst: x_f,
+            cols: 0..block_n,
+            src: at(&mut p, 0, block.clone()),
+        });
     }
-    step.push(Stmt::Load { dst: gain_f, cols: 0..block_n, src: at(&mut p, 2, block.clone()) });
-    step.push(Stmt::Map { dst: x_f, value: Expr::from(x_f) * rstd * gain_f });
-    step.push(Stmt::Store { dst: at(&mut p, 1, block), src: x_f, cols: 0..block_n });
+    step.push(Stmt::Load {
+        dst: gain_f,
+        cols: 0..block_n,
+        src: at(&mut p, 2, block.clone()),
+    });
+    step.push(Stmt::Map {
+        dst: x_f,
+        value: Expr::from(x_f) * rstd * gain_f,
+    });
+    step.push(Stmt::Store {
+        dst: at(&mut p, 1, block),
+        src: x_f,
+        cols: 0..block_n,
+    });
     over(&mut body, whole, second, end, step);
-    let doc = format!("rms_norm of rows of {}, eps {eps:e}, {}", shape.cols.extent, p.dtype(views[1]));
+    let doc = format!(
+        "rms_norm of rows of {}, eps {eps:e}, {}",
+        shape.cols.extent,
+        p.dtype(views[1])
+    );
     Ok(p.finish(vec![doc], grid, body))
 }
 
@@ -62,6 +106,12 @@ fn over(body: &mut Vec<Stmt>, whole: bool, var: crate::tile::VarId, end: Expr, s
     if whole {
         body.extend(step);
     } else {
-        body.push(Stmt::For { var, start: 0.into(), end, pipelined: false, body: step });
+        body.push(Stmt::For {
+            var,
+            start: 0.into(),
+            end,
+            pipelined: false,
+            body: step,
+        });
     }
 }

@@ -38,7 +38,11 @@ pub(super) fn build(mut p: ProgramBuilder, value: ValueId, pairing: Pairing) -> 
         let matrix = p.matrix(views[i], access, &outer, &shape.rows.strides[i], &shape.cols.strides[i]);
         p.rows(&matrix, place.row.clone(), rows.clone(), Span::whole(d))
     };
-    body.push(Stmt::Load { dst: x_s, cols: 0..padded, src: at(&mut p, 0, Access::Read) });
+    body.push(Stmt::Load {
+        dst: x_s,
+        cols: 0..padded,
+        src: at(&mut p, 0, Access::Read),
+    });
     for (dst, table) in [(cos_s, tables[0]), (sin_s, tables[1])] {
         let matrix = p.matrix(
             table,
@@ -48,26 +52,53 @@ pub(super) fn build(mut p: ProgramBuilder, value: ValueId, pairing: Pairing) -> 
             &table.strides[1],
         );
         let src = p.rows(&matrix, 0.into(), block_m.into(), Span::whole(d / 2));
-        body.push(Stmt::Load { dst, cols: 0..padded / 2, src });
+        body.push(Stmt::Load {
+            dst,
+            cols: 0..padded / 2,
+            src,
+        });
     }
-    body.push(Stmt::Rotate { dst: rotated, src: x_s, cos: cos_s, sin: sin_s, pairing, d });
-    body.push(Stmt::Store { dst: at(&mut p, 1, Access::Write), src: rotated, cols: 0..d });
+    body.push(Stmt::Rotate {
+        dst: rotated,
+        src: x_s,
+        cos: cos_s,
+        sin: sin_s,
+        pairing,
+        d,
+    });
+    body.push(Stmt::Store {
+        dst: at(&mut p, 1, Access::Write),
+        src: rotated,
+        cols: 0..d,
+    });
     let doc = format!("rope of rows of {d}, {pairing} pairs, {}", p.dtype(views[1]));
     Ok(p.finish(vec![doc], grid, body))
 }
 
 fn check(p: &ProgramBuilder, d: usize, tables: [&View; 2]) -> Result<(), BuildError> {
     if d == 0 || !d.is_multiple_of(2) {
-        return Err(p.unsupported("width of a rotated row", d.to_string(), "an even constant of at least 2"));
+        return Err(p.unsupported(
+            "width of a rotated row",
+            d.to_string(),
+            "an even constant of at least 2",
+        ));
     }
-    if let Some(table) = tables.into_iter().find(|table| p.dtype(table) != DType::F32 || table.shape.len() != 2) {
+    if let Some(table) = tables
+        .into_iter()
+        .find(|table| p.dtype(table) != DType::F32 || table.shape.len() != 2)
+    {
         let found = format!("{} of {} dimensions", p.dtype(table), table.shape.len());
         return Err(p.unsupported("rope table", found, "f32 of 2 dimensions"));
     }
     let found = p.schedule.block_n;
     if found < d || !d.is_multiple_of(2) {
         let expected = format!("an even number of at least {d}, the rows' width");
-        return Err(BuildError::Schedule { kernel: p.region.name.clone(), field: "block_n", found, expected });
+        return Err(BuildError::Schedule {
+            kernel: p.region.name.clone(),
+            field: "block_n",
+            found,
+            expected,
+        });
     }
     Ok(())
 }

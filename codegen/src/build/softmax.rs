@@ -22,7 +22,13 @@ pub(super) fn build(mut p: ProgramBuilder, value: ValueId) -> Result<TileProgram
     let access = [Access::Read, Access::Write];
     let matrices: [_; 2] = std::array::from_fn(|i| {
         let outer = indexed(&shape.outer, &place.outer, i);
-        p.matrix(views[i], access[i], &outer, &shape.rows.strides[i], &shape.cols.strides[i])
+        p.matrix(
+            views[i],
+            access[i],
+            &outer,
+            &shape.rows.strides[i],
+            &shape.cols.strides[i],
+        )
     });
     let (rows, cols) = (p.extent(&shape.rows.extent), p.extent(&shape.cols.extent));
     let end = blocks(&mut p, &shape.cols.extent, block_n);
@@ -33,35 +39,75 @@ pub(super) fn build(mut p: ProgramBuilder, value: ValueId) -> Result<TileProgram
         let src = p.rows(&matrices[0], place.row.clone(), rows.clone(), span());
         let dst = p.rows(&matrices[1], place.row.clone(), rows.clone(), span());
         let there = (Expr::from(var) * block_n + Expr::Col).lt(cols.clone());
-        let mut step = vec![Stmt::Load { dst: x_f, cols: 0..block_n, src }];
+        let mut step = vec![Stmt::Load {
+            dst: x_f,
+            cols: 0..block_n,
+            src,
+        }];
         step.extend(after(dst, there));
-        Stmt::For { var, start: 0.into(), end: end.clone(), pipelined: false, body: step }
+        Stmt::For {
+            var,
+            start: 0.into(),
+            end: end.clone(),
+            pipelined: false,
+            body: step,
+        }
     };
     // max is -inf or finite below; a row of -inf alone is measured against 0, so that its weights are 0 and not NaN.
     let weight = |there: Expr| there.select(((x.clone() - max) * LOG2_E).exp2(), 0.0f32);
 
-    body.push(Stmt::Fill { dst: max, value: f32::NEG_INFINITY });
+    body.push(Stmt::Fill {
+        dst: max,
+        value: f32::NEG_INFINITY,
+    });
     body.push(pass(&mut p, "largest", &mut |_, there| {
         vec![
-            Stmt::Map { dst: x_f, value: there.select(x.clone(), f32::NEG_INFINITY) },
-            Stmt::Reduce { op: ReduceOp::Max, dst: max, src: x_f },
+            Stmt::Map {
+                dst: x_f,
+                value: there.select(x.clone(), f32::NEG_INFINITY),
+            },
+            Stmt::Reduce {
+                op: ReduceOp::Max,
+                dst: max,
+                src: x_f,
+            },
         ]
     }));
     let empty = Expr::from(max).equals(f32::NEG_INFINITY);
-    body.push(Stmt::Map { dst: max, value: empty.select(0.0f32, max) });
+    body.push(Stmt::Map {
+        dst: max,
+        value: empty.select(0.0f32, max),
+    });
     body.push(Stmt::Fill { dst: sum, value: 0.0 });
     body.push(pass(&mut p, "total", &mut |_, there| {
         vec![
-            Stmt::Map { dst: x_f, value: weight(there) },
-            Stmt::Reduce { op: ReduceOp::Sum, dst: sum, src: x_f },
+            Stmt::Map {
+                dst: x_f,
+                value: weight(there),
+            },
+            Stmt::Reduce {
+                op: ReduceOp::Sum,
+                dst: sum,
+                src: x_f,
+            },
         ]
     }));
     let some = Expr::from(0.0f32).lt(sum);
-    body.push(Stmt::Map { dst: sum, value: some.select(Expr::from(1.0f32) / sum, 0.0f32) });
+    body.push(Stmt::Map {
+        dst: sum,
+        value: some.select(Expr::from(1.0f32) / sum, 0.0f32),
+    });
     body.push(pass(&mut p, "result", &mut |dst, there| {
         vec![
-            Stmt::Map { dst: x_f, value: weight(there) * sum },
-            Stmt::Store { dst, src: x_f, cols: 0..block_n },
+            Stmt::Map {
+                dst: x_f,
+                value: weight(there) * sum,
+            },
+            Stmt::Store {
+                dst,
+                src: x_f,
+                cols: 0..block_n,
+            },
         ]
     }));
     let doc = format!("softmax of rows of {}, {}", shape.cols.extent, p.dtype(views[1]));

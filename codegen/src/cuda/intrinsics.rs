@@ -38,7 +38,11 @@ pub(super) fn definition(intrinsic: Intrinsic) -> String {
     use Intrinsic::*;
     match intrinsic {
         Log2 | Rsqrt | Barrier => String::new(),
-        Exp2 => function("float", "exp2_approx(float x)", r#"float r; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x)); return r;"#),
+        Exp2 => function(
+            "float",
+            "exp2_approx(float x)",
+            r#"float r; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x)); return r;"#,
+        ),
         ShuffleXor => function(
             "float",
             "shuffle_xor(float x, int mask)",
@@ -50,7 +54,11 @@ pub(super) fn definition(intrinsic: Intrinsic) -> String {
             "f16_to_float(u16 x)",
             r#"float r; asm("cvt.f32.f16 %0, %1;" : "=f"(r) : "h"(x)); return r;"#,
         ),
-        ToFloat(dtype) => function("float", &format!("{dtype}_to_float({} x)", element(dtype)), "return (float)x;"),
+        ToFloat(dtype) => function(
+            "float",
+            &format!("{dtype}_to_float({} x)", element(dtype)),
+            "return (float)x;",
+        ),
         FromFloat(DType::BF16) => function(
             "u16",
             "float_to_bf16(float x)",
@@ -61,9 +69,11 @@ pub(super) fn definition(intrinsic: Intrinsic) -> String {
             "float_to_f16(float x)",
             r#"u16 r; asm("cvt.rn.f16.f32 %0, %1;" : "=h"(r) : "f"(x)); return r;"#,
         ),
-        FromFloat(dtype) => {
-            function(element(dtype), &format!("float_to_{dtype}(float x)"), &format!("return ({})x;", element(dtype)))
-        }
+        FromFloat(dtype) => function(
+            element(dtype),
+            &format!("float_to_{dtype}(float x)"),
+            &format!("return ({})x;", element(dtype)),
+        ),
         Pack2(dtype) => function(
             "u32",
             &format!("pack2_{dtype}(float low, float high)"),
@@ -99,16 +109,31 @@ pub(super) fn definition(intrinsic: Intrinsic) -> String {
             "store_global_f32x2(float* to, i64 at, float low, float high)",
             "*(float2*)(to + at) = make_float2(low, high);",
         ),
-        StoreGlobal16x2 => function("void", "store_global_16x2(u16* to, i64 at, u32 x)", "*(u32*)(to + at) = x;"),
+        StoreGlobal16x2 => function(
+            "void",
+            "store_global_16x2(u16* to, i64 at, u32 x)",
+            "*(u32*)(to + at) = x;",
+        ),
         CopyAsync(_, bytes) => {
             // Only whole 16-byte copies may bypass L1.
             let cache = if bytes == 16 { "cg" } else { "ca" };
             let asm = format!(
                 r#"asm volatile("cp.async.{cache}.shared.global [%0], [%1], {bytes}, %2;" :: "r"(to), "l"(from + at), "r"(there) : "memory");"#
             );
-            format!("template <typename T> {}", function("void", &format!("copy_async_{bytes}(u32 to, const T* from, i64 at, int there)"), &asm))
+            format!(
+                "template <typename T> {}",
+                function(
+                    "void",
+                    &format!("copy_async_{bytes}(u32 to, const T* from, i64 at, int there)"),
+                    &asm
+                )
+            )
         }
-        CopyCommit => function("void", "copy_commit()", r#"asm volatile("cp.async.commit_group;" ::: "memory");"#),
+        CopyCommit => function(
+            "void",
+            "copy_commit()",
+            r#"asm volatile("cp.async.commit_group;" ::: "memory");"#,
+        ),
         CopyWait(_) => {
             let asm = r#"asm volatile("cp.async.wait_group %0;" :: "n"(N) : "memory");"#;
             format!("template <int N> {}", function("void", "copy_wait()", asm))

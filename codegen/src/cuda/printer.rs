@@ -14,18 +14,34 @@ pub fn print(program: &ThreadProgram) -> String {
         out.push_str(format!("// {line}").trim_end());
         out.push('\n');
     }
-    let _ = writeln!(out, "// {} threads, {} bytes of dynamic shared memory", program.threads, program.shared_bytes);
+    let _ = writeln!(
+        out,
+        "// {} threads, {} bytes of dynamic shared memory",
+        program.threads, program.shared_bytes
+    );
     out.push_str("typedef unsigned short u16;\ntypedef unsigned int u32;\ntypedef long long i64;\n\n");
     for definition in definitions(program).values() {
         out.push_str(definition);
     }
-    let params: Vec<String> = program.params.iter().map(|p| format!("    {} {}", param_type(p.ty), p.name)).collect();
-    let _ = writeln!(out, "\nextern \"C\" __global__ void __launch_bounds__({}, 1)", program.threads);
+    let params: Vec<String> = program
+        .params
+        .iter()
+        .map(|p| format!("    {} {}", param_type(p.ty), p.name))
+        .collect();
+    let _ = writeln!(
+        out,
+        "\nextern \"C\" __global__ void __launch_bounds__({}, 1)",
+        program.threads
+    );
     let _ = writeln!(out, "{}(\n{})\n{{", program.name, params.join(",\n"));
     if program.shared_bytes > 0 {
         out.push_str("    extern __shared__ __align__(128) unsigned char shared_memory[];\n");
     }
-    Printer { out: &mut out, depth: 1 }.body(&program.body);
+    Printer {
+        out: &mut out,
+        depth: 1,
+    }
+    .body(&program.body);
     out.push_str("}\n");
     out
 }
@@ -122,12 +138,21 @@ impl Printer<'_> {
             Stmt::StoreGlobal { pointer, index, value } => {
                 self.line(&format!("{pointer}[{}] = {};", text(index), text(value)));
             }
-            Stmt::For { var, start, end, unroll, body } => {
+            Stmt::For {
+                var,
+                start,
+                end,
+                unroll,
+                body,
+            } => {
                 match unroll {
                     0 => self.line("#pragma unroll"),
                     n => self.line(&format!("#pragma unroll {n}")),
                 }
-                self.block(&format!("for (int {var} = {}; {var} < {}; ++{var}) ", text(start), text(end)), body);
+                self.block(
+                    &format!("for (int {var} = {}; {var} < {}; ++{var}) ", text(start), text(end)),
+                    body,
+                );
             }
             Stmt::If { cond, body } => self.block(&format!("if ({}) ", text(cond)), body),
             Stmt::Scope { body } => self.block("", body),

@@ -26,7 +26,10 @@ impl Cx<'_> {
         }
         let mut op = self.load_shared(dst, cols, src);
         if op.accesses.iter().any(|a| a.kind == Kind::AsyncWrite) {
-            op.stmts.push(Stmt::Do { intrinsic: Intrinsic::CopyCommit, args: vec![] });
+            op.stmts.push(Stmt::Do {
+                intrinsic: Intrinsic::CopyCommit,
+                args: vec![],
+            });
         }
         op
     }
@@ -52,25 +55,43 @@ impl Cx<'_> {
             let to = self.element_address(dst, base, row.clone(), &row.bit_and(7), col.clone() + cols.start);
             let pointer = self.pointer(src);
             body.extend(match bytes >= 4 {
-                true => copy_async(dtype, bytes, to, pointer, from.start, from.present, self.there(src, cols, col, elems)),
+                true => copy_async(
+                    dtype,
+                    bytes,
+                    to,
+                    pointer,
+                    from.start,
+                    from.present,
+                    self.there(src, cols, col, elems),
+                ),
                 false => self.copy_plain(dtype, to, src, from.start, from.present, col),
             });
             body
         };
         let kind = if bytes >= 4 { Kind::AsyncWrite } else { Kind::Write };
-        let access = Access { cols: (cols.start, cols.end), ..self.access(dst, kind) };
-        Op { comment: None, stmts: self.over_threads(rows * per_row, each), accesses: vec![access] }
+        let access = Access {
+            cols: (cols.start, cols.end),
+            ..self.access(dst, kind)
+        };
+        Op {
+            comment: None,
+            stmts: self.over_threads(rows * per_row, each),
+            accesses: vec![access],
+        }
     }
 
     /// Elements copied at a time: as many of 16 bytes as the source's rows, the columns and the place in the tile keep
     /// aligned.
     fn copy_width(&self, dtype: DType, cols: &Columns, src: &View) -> usize {
         let most = CHUNK_BYTES / dtype.size_bytes();
-        let fits = |n: &usize| {
-            src.align.is_multiple_of(*n) && cols.start.is_multiple_of(*n) && cols.len().is_multiple_of(*n)
-        };
+        let fits =
+            |n: &usize| src.align.is_multiple_of(*n) && cols.start.is_multiple_of(*n) && cols.len().is_multiple_of(*n);
         match src.col_stride {
-            tile::Expr::Int(1) => [most, most / 2, most / 4].into_iter().filter(|&n| n > 0).find(fits).unwrap_or(1),
+            tile::Expr::Int(1) => [most, most / 2, most / 4]
+                .into_iter()
+                .filter(|&n| n > 0)
+                .find(fits)
+                .unwrap_or(1),
             _ => 1,
         }
     }
@@ -79,12 +100,19 @@ impl Cx<'_> {
     fn over_threads(&self, count: usize, each: impl FnOnce(Expr) -> Vec<Stmt>) -> Vec<Stmt> {
         let threads = self.schedule.threads();
         let turns = count.div_ceil(threads);
-        let index = if turns == 1 { Expr::Thread } else { Expr::name("turn") * threads + Expr::Thread };
+        let index = if turns == 1 {
+            Expr::Thread
+        } else {
+            Expr::name("turn") * threads + Expr::Thread
+        };
         let mut body = vec![let_stmt(Ty::I32, "at", index)];
         let work = each(Expr::name("at"));
         match count.is_multiple_of(threads) {
             true => body.extend(work),
-            false => body.push(Stmt::If { cond: Expr::name("at").lt(count.into()), body: work }),
+            false => body.push(Stmt::If {
+                cond: Expr::name("at").lt(count.into()),
+                body: work,
+            }),
         }
         match turns {
             1 => body,
@@ -93,15 +121,7 @@ impl Cx<'_> {
     }
 
     /// One element by way of a register.
-    fn copy_plain(
-        &self,
-        dtype: DType,
-        to: Expr,
-        src: &View,
-        start: Expr,
-        present: Expr,
-        col: Expr,
-    ) -> Vec<Stmt> {
+    fn copy_plain(&self, dtype: DType, to: Expr, src: &View, start: Expr, present: Expr, col: Expr) -> Vec<Stmt> {
         let present = present.and(self.col_present(src, col.clone()));
         let index = start + col.cast(Ty::I64) * self.wide(&src.col_stride);
         let element = present.select(Expr::Global(self.pointer_name(src), Box::new(index)), Expr::Int(0));
@@ -109,7 +129,10 @@ impl Cx<'_> {
             2 => Intrinsic::StoreShared16,
             _ => Intrinsic::StoreSharedF32,
         };
-        vec![Stmt::Do { intrinsic: store, args: vec![to, element] }]
+        vec![Stmt::Do {
+            intrinsic: store,
+            args: vec![to, element],
+        }]
     }
 
     /// Whether column `col` of a view is there.
@@ -136,9 +159,21 @@ impl Cx<'_> {
                 let index = self.scalar(start) + row;
                 let present = index.clone().lt(self.scalar(limit));
                 let start = base + self.wide(stride) * index.cast(Ty::I64);
-                ViewRow { lets: vec![], present, start }
+                ViewRow {
+                    lets: vec![],
+                    present,
+                    start,
+                }
             }
-            Rows::Paged { start, limit, table, table_offset, page_size, page_stride, row_stride } => {
+            Rows::Paged {
+                start,
+                limit,
+                table,
+                table_offset,
+                page_size,
+                page_stride,
+                row_stride,
+            } => {
                 let token = || Expr::name("token");
                 let present = || Expr::name("present");
                 let entry = self.wide(table_offset) + (token() / *page_size).cast(Ty::I64);
@@ -152,7 +187,11 @@ impl Cx<'_> {
                 let start = base
                     + Expr::name("page") * self.wide(page_stride)
                     + (token() % *page_size).cast(Ty::I64) * self.wide(row_stride);
-                ViewRow { lets, present: present(), start }
+                ViewRow {
+                    lets,
+                    present: present(),
+                    start,
+                }
             }
         };
         if let Some(mask) = view.mask {
@@ -170,7 +209,11 @@ impl Cx<'_> {
             let element = Expr::Global(self.pointer_name(src), Box::new(index));
             present.select(Expr::call(Intrinsic::ToFloat(dtype), [element]), Expr::Float(0.0))
         };
-        let set = |at: Expr, value: Expr| Stmt::Set { name: name.to_string(), at, value };
+        let set = |at: Expr, value: Expr| Stmt::Set {
+            name: name.to_string(),
+            at,
+            value,
+        };
         let stmts = self.each_row(dst, |slot| {
             let (mut body, present, start) = self.named_row(src, slot);
             body.extend(match self.program.tile(dst).form {
@@ -184,7 +227,11 @@ impl Cx<'_> {
             });
             body
         });
-        Op { comment: None, stmts, accesses: vec![] }
+        Op {
+            comment: None,
+            stmts,
+            accesses: vec![],
+        }
     }
 
     /// A fragment or row vector to device memory.
@@ -207,7 +254,10 @@ impl Cx<'_> {
                     let (low, high) = (register(pair.register.clone()), register(pair.register.clone() + 1));
                     let both = self.in_columns(dst, src, cols, pair.col.clone() + 1);
                     let first = self.in_columns(dst, src, cols, pair.col.clone());
-                    let mut out = vec![when(both.clone(), vec![self.store_pair(dst, dtype, index(), low.clone(), high)])];
+                    let mut out = vec![when(
+                        both.clone(),
+                        vec![self.store_pair(dst, dtype, index(), low.clone(), high)],
+                    )];
                     if !self.even_columns(dst, cols) {
                         let alone = first.and(both.equals(Expr::Int(0)));
                         out.push(when(alone, vec![self.store_one(dst, dtype, index(), low)]));
@@ -228,7 +278,11 @@ impl Cx<'_> {
             body.push(when(present, inner));
             body
         });
-        Op { comment: None, stmts, accesses: vec![] }
+        Op {
+            comment: None,
+            stmts,
+            accesses: vec![],
+        }
     }
 
     /// The row of a view at a fragment's row, with names for whether it is there and where it starts.
@@ -274,15 +328,25 @@ impl Cx<'_> {
         match dtype.size_bytes() {
             2 => {
                 let word = Expr::call(Intrinsic::Pack2(dtype), [low, high]);
-                Stmt::Do { intrinsic: Intrinsic::StoreGlobal16x2, args: vec![pointer, index, word] }
+                Stmt::Do {
+                    intrinsic: Intrinsic::StoreGlobal16x2,
+                    args: vec![pointer, index, word],
+                }
             }
-            _ => Stmt::Do { intrinsic: Intrinsic::StoreGlobalF32x2, args: vec![pointer, index, low, high] },
+            _ => Stmt::Do {
+                intrinsic: Intrinsic::StoreGlobalF32x2,
+                args: vec![pointer, index, low, high],
+            },
         }
     }
 
     fn store_one(&self, view: &View, dtype: DType, index: Expr, value: Expr) -> Stmt {
         let value = Expr::call(Intrinsic::FromFloat(dtype), [value]);
-        Stmt::StoreGlobal { pointer: self.pointer_name(view), index, value }
+        Stmt::StoreGlobal {
+            pointer: self.pointer_name(view),
+            index,
+            value,
+        }
     }
 
     /// A fragment to a shared tile.
@@ -298,7 +362,10 @@ impl Cx<'_> {
                 true => self.each_pair(src, slot, |pair| {
                     let (low, high) = (register(pair.register.clone()), register(pair.register.clone() + 1));
                     let word = Expr::call(Intrinsic::Pack2(dtype), [low, high]);
-                    vec![Stmt::Do { intrinsic: Intrinsic::StoreShared32, args: vec![address(pair.col.clone()), word] }]
+                    vec![Stmt::Do {
+                        intrinsic: Intrinsic::StoreShared32,
+                        args: vec![address(pair.col.clone()), word],
+                    }]
                 }),
                 false => self.each_col(src, slot, |element| {
                     let value = register(element.register.clone());
@@ -306,7 +373,11 @@ impl Cx<'_> {
                 }),
             }
         });
-        Op { comment: None, stmts, accesses: vec![self.access(dst, Kind::Write)] }
+        Op {
+            comment: None,
+            stmts,
+            accesses: vec![self.access(dst, Kind::Write)],
+        }
     }
 
     /// One element of a shared tile as f32.
@@ -314,14 +385,17 @@ impl Cx<'_> {
         let address = self.element_address(tile, self.tile_base(tile), row, row_low, col);
         match self.program.tile(tile).dtype {
             DType::F32 => Expr::call(Intrinsic::LoadSharedF32, [address]),
-            dtype => {
-                Expr::call(Intrinsic::ToFloat(dtype), [Expr::call(Intrinsic::LoadShared16, [address])])
-            }
+            dtype => Expr::call(
+                Intrinsic::ToFloat(dtype),
+                [Expr::call(Intrinsic::LoadShared16, [address])],
+            ),
         }
     }
 
     fn dtype(&self, view: &View) -> DType {
-        self.program.tensor_dtype(view.param).expect("a verified program has views of tensors only")
+        self.program
+            .tensor_dtype(view.param)
+            .expect("a verified program has views of tensors only")
     }
 
     fn pointer_name(&self, view: &View) -> String {
@@ -371,10 +445,9 @@ fn copy_async(
 ) -> Vec<Stmt> {
     let there = present.clone().select(there * dtype.size_bytes(), Expr::Int(0));
     let elems = bytes / dtype.size_bytes();
-    let index = Expr::name("there").equals(Expr::Int(0)).select(
-        Expr::Int(0),
-        start + (Expr::name("piece") * elems).cast(Ty::I64),
-    );
+    let index = Expr::name("there")
+        .equals(Expr::Int(0))
+        .select(Expr::Int(0), start + (Expr::name("piece") * elems).cast(Ty::I64));
     vec![
         let_stmt(Ty::I32, "there", there),
         Stmt::Do {
@@ -388,8 +461,14 @@ fn store_shared(dtype: DType, address: Expr, value: Expr) -> Stmt {
     match dtype.size_bytes() {
         2 => {
             let element = Expr::call(Intrinsic::FromFloat(dtype), [value]);
-            Stmt::Do { intrinsic: Intrinsic::StoreShared16, args: vec![address, element] }
+            Stmt::Do {
+                intrinsic: Intrinsic::StoreShared16,
+                args: vec![address, element],
+            }
         }
-        _ => Stmt::Do { intrinsic: Intrinsic::StoreSharedF32, args: vec![address, value] },
+        _ => Stmt::Do {
+            intrinsic: Intrinsic::StoreSharedF32,
+            args: vec![address, value],
+        },
     }
 }

@@ -54,12 +54,25 @@ pub(super) fn needs_exchange(program: &TileProgram, schedule: &Schedule) -> bool
 
 fn mma_layout(program: &TileProgram, tile: &Tile, schedule: &Schedule) -> Result<FragmentLayout, LowerError> {
     let Schedule { warps_m, warps_n, .. } = *schedule;
-    let cols = if tile.form == Form::Matrix { tile.cols } else { 8 * warps_n };
+    let cols = if tile.form == Form::Matrix {
+        tile.cols
+    } else {
+        8 * warps_n
+    };
     if !tile.rows.is_multiple_of(16 * warps_m) || !cols.is_multiple_of(8 * warps_n) {
-        let rule = format!("rows must be a multiple of {}, columns of {}", 16 * warps_m, 8 * warps_n);
+        let rule = format!(
+            "rows must be a multiple of {}, columns of {}",
+            16 * warps_m,
+            8 * warps_n
+        );
         return Err(fragment_error(program, tile, schedule, rule));
     }
-    Ok(FragmentLayout::Mma { warps_m, warps_n, tiles_m: tile.rows / (16 * warps_m), tiles_n: cols / (8 * warps_n) })
+    Ok(FragmentLayout::Mma {
+        warps_m,
+        warps_n,
+        tiles_m: tile.rows / (16 * warps_m),
+        tiles_n: cols / (8 * warps_n),
+    })
 }
 
 fn rows_layout(program: &TileProgram, tile: &Tile, schedule: &Schedule) -> Result<FragmentLayout, LowerError> {
@@ -69,7 +82,11 @@ fn rows_layout(program: &TileProgram, tile: &Tile, schedule: &Schedule) -> Resul
         let rule = format!("rows must be a multiple of {warps}, columns of 32");
         return Err(fragment_error(program, tile, schedule, rule));
     }
-    Ok(FragmentLayout::Rows { warps, rows: tile.rows / warps, cols: cols / 32 })
+    Ok(FragmentLayout::Rows {
+        warps,
+        rows: tile.rows / warps,
+        cols: cols / 32,
+    })
 }
 
 fn fragment_error(program: &TileProgram, tile: &Tile, schedule: &Schedule, rule: String) -> LowerError {
@@ -78,7 +95,7 @@ fn fragment_error(program: &TileProgram, tile: &Tile, schedule: &Schedule, rule:
         tile: tile.name.clone(),
         rows: tile.rows,
         cols: tile.cols,
-        schedule: *schedule,
+        schedule: Box::new(*schedule),
         rule,
     }
 }
@@ -114,11 +131,21 @@ pub(super) fn unrolled(var: &str, count: usize, body: impl FnOnce(Expr) -> Vec<S
 
 /// A loop over 0..count.
 pub(super) fn counted(var: &str, count: usize, unroll: u32, body: Vec<Stmt>) -> Stmt {
-    Stmt::For { var: var.to_string(), start: Expr::Int(0), end: count.into(), unroll, body }
+    Stmt::For {
+        var: var.to_string(),
+        start: Expr::Int(0),
+        end: count.into(),
+        unroll,
+        body,
+    }
 }
 
 pub(super) fn let_stmt(ty: Ty, name: &str, value: Expr) -> Stmt {
-    Stmt::Let { ty, name: name.to_string(), value }
+    Stmt::Let {
+        ty,
+        name: name.to_string(),
+        value,
+    }
 }
 
 impl Cx<'_> {
@@ -126,7 +153,10 @@ impl Cx<'_> {
     pub(super) fn prelude(&self) -> Vec<Stmt> {
         let thread = || Expr::Thread;
         let Schedule { warps_m, warps_n, .. } = self.schedule;
-        let mut out = vec![let_stmt(Ty::I32, "lane", thread().bit_and(31)), let_stmt(Ty::I32, "warp", thread().shr(5))];
+        let mut out = vec![
+            let_stmt(Ty::I32, "lane", thread().bit_and(31)),
+            let_stmt(Ty::I32, "warp", thread().shift_right(5)),
+        ];
         if self.uses_mma() {
             let warp = || Expr::name("warp");
             let warp_m = if warps_m == 1 { Expr::Int(0) } else { warp() / warps_n };
@@ -145,9 +175,16 @@ impl Cx<'_> {
                 }
                 Space::Fragment => {
                     let layout = self.fragments.layout(TileId(index));
-                    let len =
-                        if tile.form == Form::Matrix { layout.registers() } else { layout.row_registers() };
-                    out.push(Stmt::Array { ty: Ty::F32, name: tile.name.clone(), len });
+                    let len = if tile.form == Form::Matrix {
+                        layout.registers()
+                    } else {
+                        layout.row_registers()
+                    };
+                    out.push(Stmt::Array {
+                        ty: Ty::F32,
+                        name: tile.name.clone(),
+                        len,
+                    });
                 }
             }
         }
@@ -155,7 +192,11 @@ impl Cx<'_> {
     }
 
     pub(super) fn uses_mma(&self) -> bool {
-        self.fragments.0.iter().flatten().any(|layout| matches!(layout, FragmentLayout::Mma { .. }))
+        self.fragments
+            .0
+            .iter()
+            .flatten()
+            .any(|layout| matches!(layout, FragmentLayout::Mma { .. }))
     }
 
     /// Unrolled loops over the rows of a fragment or vector.
@@ -163,7 +204,7 @@ impl Cx<'_> {
         match self.fragments.layout(tile) {
             FragmentLayout::Mma { tiles_m, .. } => unrolled("mt", tiles_m, |mt| {
                 unrolled("half", 2, |half| {
-                    let low = Expr::name("lane").shr(2);
+                    let low = Expr::name("lane").shift_right(2);
                     body(&RowSlot {
                         row: Expr::name("warp_m") * (16 * tiles_m) + mt.clone() * 16 + half.clone() * 8 + low.clone(),
                         row_low: low,

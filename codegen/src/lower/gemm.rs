@@ -36,7 +36,9 @@ impl Cx<'_> {
         for stmt in body {
             match stmt {
                 tile::Stmt::For { body, .. } | tile::Stmt::If { body, .. } => self.check_operands_in(body)?,
-                tile::Stmt::Gemm { a, b, layout, b_cols, .. } => {
+                tile::Stmt::Gemm {
+                    a, b, layout, b_cols, ..
+                } => {
                     let (a_tile, b_tile) = (self.program.tile(*a), self.program.tile(*b));
                     self.multiple(*a, "columns", a_tile.cols, DEPTH)?;
                     match layout {
@@ -71,9 +73,26 @@ impl Cx<'_> {
             unreachable!("a program with a gemm has its fragments in the tensor core's layout");
         };
         let dtype = self.program.tile(a).dtype;
-        let gemm = Gemm { acc, a, b, layout, b_cols, tiles_m, tiles_n, dtype };
-        let stmts = if dtype == DType::F32 { self.multiply_add(&gemm) } else { self.tensor_core(&gemm) };
-        Op { comment: None, stmts, accesses: vec![self.access(a, Kind::Read), self.access(b, Kind::Read)] }
+        let gemm = Gemm {
+            acc,
+            a,
+            b,
+            layout,
+            b_cols,
+            tiles_m,
+            tiles_n,
+            dtype,
+        };
+        let stmts = if dtype == DType::F32 {
+            self.multiply_add(&gemm)
+        } else {
+            self.tensor_core(&gemm)
+        };
+        Op {
+            comment: None,
+            stmts,
+            accesses: vec![self.access(a, Kind::Read), self.access(b, Kind::Read)],
+        }
     }
 
     /// One `mma.m16n8k16` after another over the depth.
@@ -82,15 +101,22 @@ impl Cx<'_> {
         let depth = self.program.tile(gemm.a).cols / DEPTH;
         let mut out = vec![
             // ldmatrix: lane l gives the address of row l mod 8 of matrix l / 8.
-            let_stmt(Ty::I32, "a_row", Expr::name("warp_m") * (16 * gemm.tiles_m) + lane().bit_and(15)),
-            let_stmt(Ty::I32, "a_chunk", lane().shr(4)),
+            let_stmt(
+                Ty::I32,
+                "a_row",
+                Expr::name("warp_m") * (16 * gemm.tiles_m) + lane().bit_and(15),
+            ),
+            let_stmt(Ty::I32, "a_chunk", lane().shift_right(4)),
         ];
         let (row, chunk) = match gemm.layout {
             BLayout::Nk => (
-                Expr::name("warp_n") * (8 * gemm.tiles_n) + lane().bit_and(7) + lane().shr(4) * 8,
-                lane().shr(3).bit_and(1),
+                Expr::name("warp_n") * (8 * gemm.tiles_n) + lane().bit_and(7) + lane().shift_right(4) * 8,
+                lane().shift_right(3).bit_and(1),
             ),
-            BLayout::Kn => (lane().bit_and(15), Expr::name("warp_n") * gemm.tiles_n + lane().shr(4)),
+            BLayout::Kn => (
+                lane().bit_and(15),
+                Expr::name("warp_n") * gemm.tiles_n + lane().shift_right(4),
+            ),
         };
         out.push(let_stmt(Ty::I32, "b_row", row));
         out.push(let_stmt(Ty::I32, "b_chunk", chunk));
@@ -102,7 +128,10 @@ impl Cx<'_> {
             body.extend(unrolled("np", pairs, |np| {
                 let mut inner = vec![self.load_b(gemm, np.clone() * 2, true)];
                 inner.extend(unrolled("mt", gemm.tiles_m, |mt| {
-                    vec![self.mma(gemm, &mt, np.clone() * 2, 0), self.mma(gemm, &mt, np * 2 + 1, 2)]
+                    vec![
+                        self.mma(gemm, &mt, np.clone() * 2, 0),
+                        self.mma(gemm, &mt, np * 2 + 1, 2),
+                    ]
                 }));
                 inner
             }));
@@ -150,7 +179,10 @@ impl Cx<'_> {
             (false, false) => Intrinsic::LoadMatrix2,
             (false, true) => Intrinsic::LoadMatrix2Transposed,
         };
-        Stmt::Do { intrinsic, args: vec![Expr::Array("b_regs".to_string()), Expr::Int(0), address] }
+        Stmt::Do {
+            intrinsic,
+            args: vec![Expr::Array("b_regs".to_string()), Expr::Int(0), address],
+        }
     }
 
     fn mma(&self, gemm: &Gemm, mt: &Expr, nt: Expr, b_at: i64) -> Stmt {
@@ -174,8 +206,11 @@ impl Cx<'_> {
         let k = || Expr::name("k");
         let name = self.tile_name(gemm.acc);
         let row_work = |slot: &RowSlot| {
-            let mut inner =
-                vec![let_stmt(Ty::F32, "a_value", self.load_element(gemm.a, slot.row.clone(), &slot.row_low, k()))];
+            let mut inner = vec![let_stmt(
+                Ty::F32,
+                "a_value",
+                self.load_element(gemm.a, slot.row.clone(), &slot.row_low, k()),
+            )];
             inner.extend(self.each_col(gemm.acc, slot, |element| {
                 let (row, col) = match gemm.layout {
                     BLayout::Nk => (element.col.clone(), k() + gemm.b_cols.start),
@@ -184,14 +219,27 @@ impl Cx<'_> {
                 let b = self.load_element(gemm.b, row.clone(), &row.bit_and(7), col);
                 let at = || element.register.clone();
                 let value = Expr::register(name, at()) + Expr::name("a_value") * b;
-                vec![Stmt::Set { name: name.to_string(), at: at(), value }]
+                vec![Stmt::Set {
+                    name: name.to_string(),
+                    at: at(),
+                    value,
+                }]
             }));
             inner
         };
-        vec![counted("k", self.program.tile(gemm.a).cols, 1, self.each_row(gemm.acc, row_work))]
+        vec![counted(
+            "k",
+            self.program.tile(gemm.a).cols,
+            1,
+            self.each_row(gemm.acc, row_work),
+        )]
     }
 }
 
 fn array(name: &str, len: usize) -> Stmt {
-    Stmt::Array { ty: Ty::U32, name: name.to_string(), len }
+    Stmt::Array {
+        ty: Ty::U32,
+        name: name.to_string(),
+        len,
+    }
 }

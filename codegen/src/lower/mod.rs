@@ -36,7 +36,7 @@ pub enum LowerError {
         /// Its columns.
         cols: usize,
         /// The schedule.
-        schedule: Schedule,
+        schedule: Box<Schedule>,
         /// What is required.
         rule: String,
     },
@@ -55,9 +55,7 @@ pub enum LowerError {
         multiple: usize,
     },
     /// More shared memory than a block may have.
-    #[error(
-        "kernel `{kernel}` needs {needed} bytes of shared memory a block ({schedule}); {target} allows {allowed}"
-    )]
+    #[error("kernel `{kernel}` needs {needed} bytes of shared memory a block ({schedule}); {target} allows {allowed}")]
     SharedMemory {
         /// The kernel.
         kernel: String,
@@ -97,7 +95,12 @@ pub fn lower(program: &TileProgram, schedule: &Schedule, target: &Target) -> Res
             allowed: target.shared_per_block,
         });
     }
-    let cx = Cx { program, schedule: *schedule, fragments: Fragments::assign(program, schedule)?, shared };
+    let cx = Cx {
+        program,
+        schedule: *schedule,
+        fragments: Fragments::assign(program, schedule)?,
+        shared,
+    };
     cx.check_operands()?;
     let mut items = vec![Item::Raw(cx.prelude())];
     cx.body(&program.body, &mut items);
@@ -133,20 +136,35 @@ impl Cx<'_> {
         match stmt {
             Stmt::Comment(words) => items.push(Item::Raw(vec![thread::Stmt::Comment(words.clone())])),
             Stmt::Let { var, value } => items.push(Item::Raw(vec![self.let_scalar(*var, value)])),
-            Stmt::For { var, start, end, pipelined, body } => {
+            Stmt::For {
+                var,
+                start,
+                end,
+                pipelined,
+                body,
+            } => {
                 self.for_loop(*var, [start, end], *pipelined, body, items);
             }
             Stmt::If { cond, body } => {
                 let mut inner = Vec::new();
                 self.body(body, &mut inner);
-                items.push(Item::If { cond: self.scalar(cond), body: inner });
+                items.push(Item::If {
+                    cond: self.scalar(cond),
+                    body: inner,
+                });
             }
             Stmt::Return => items.push(Item::Return),
             Stmt::Load { dst, cols, src } => items.push(self.commented(stmt, self.load(*dst, cols, src))),
             Stmt::Store { dst, src, cols } => items.push(self.commented(stmt, self.store(dst, *src, cols))),
             Stmt::Stage { dst, src } => items.push(self.commented(stmt, self.stage(*dst, *src))),
             Stmt::Fill { dst, value } => items.push(self.commented(stmt, self.fill(*dst, *value))),
-            Stmt::Gemm { acc, a, b, layout, b_cols } => {
+            Stmt::Gemm {
+                acc,
+                a,
+                b,
+                layout,
+                b_cols,
+            } => {
                 items.push(self.commented(stmt, self.gemm(*acc, *a, *b, *layout, b_cols)));
             }
             Stmt::Map { dst, value } => items.push(self.commented(stmt, self.map(*dst, value))),
@@ -158,7 +176,14 @@ impl Cx<'_> {
                 items.push(Item::Raw(vec![self.comment(stmt)]));
                 items.extend(self.finish(*dst, *src).into_iter().map(Item::Op));
             }
-            Stmt::Rotate { dst, src, cos, sin, pairing, d } => {
+            Stmt::Rotate {
+                dst,
+                src,
+                cos,
+                sin,
+                pairing,
+                d,
+            } => {
                 items.push(self.commented(stmt, self.rotate(*dst, *src, [*cos, *sin], *pairing, *d)));
             }
         }

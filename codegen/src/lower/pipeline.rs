@@ -21,38 +21,61 @@ impl Cx<'_> {
     ) {
         let [start, end] = bounds.map(|e| self.scalar(e));
         let stages = self.schedule.stages;
-        let heads = if pipelined && stages > 1 { leading_loads(body) } else { 0 };
+        let heads = if pipelined && stages > 1 {
+            leading_loads(body)
+        } else {
+            0
+        };
         let (loads, rest) = body.split_at(heads);
         let name = || Expr::name(self.var_name(var));
         let mut inner = Vec::new();
         if !loads.is_empty() {
             for ahead in 0..stages - 1 {
                 let stage = Expr::Int(ahead as i64);
-                items.push(Item::Op(self.load_ahead(loads, var, start.clone() + ahead, stage, &end, ahead)));
+                items.push(Item::Op(self.load_ahead(
+                    loads,
+                    var,
+                    start.clone() + ahead,
+                    stage,
+                    &end,
+                    ahead,
+                )));
             }
             let stage = |e: Expr| (e - start.clone()) % stages;
             inner.push(Item::Raw(vec![let_stmt(Ty::I32, &self.stage_name(var), stage(name()))]));
             // What this iteration reads must be there before the next loads are issued: one barrier then serves both.
-            let arrived = loads.iter().filter_map(loaded_tile).map(|tile| self.access(tile, Kind::Read)).collect();
-            inner.push(Item::Op(Op { comment: None, stmts: vec![], accesses: arrived }));
+            let arrived = loads
+                .iter()
+                .filter_map(loaded_tile)
+                .map(|tile| self.access(tile, Kind::Read))
+                .collect();
+            inner.push(Item::Op(Op {
+                comment: None,
+                stmts: vec![],
+                accesses: arrived,
+            }));
             let next = name() + (stages - 1);
             // The stage that is filled was last read one iteration ago.
-            inner.push(Item::Op(self.load_ahead(loads, var, next.clone(), stage(next), &end, stages - 1)));
+            inner.push(Item::Op(self.load_ahead(
+                loads,
+                var,
+                next.clone(),
+                stage(next),
+                &end,
+                stages - 1,
+            )));
         }
         self.body(rest, &mut inner);
-        items.push(Item::Loop { var: self.var_name(var).to_string(), start, end, body: inner });
+        items.push(Item::Loop {
+            var: self.var_name(var).to_string(),
+            start,
+            end,
+            body: inner,
+        });
     }
 
     /// The loads of iteration `at`, `ahead` of the present one, as one group; nothing is loaded from `end` on.
-    fn load_ahead(
-        &self,
-        loads: &[tile::Stmt],
-        var: VarId,
-        at: Expr,
-        stage: Expr,
-        end: &Expr,
-        ahead: usize,
-    ) -> Op {
+    fn load_ahead(&self, loads: &[tile::Stmt], var: VarId, at: Expr, stage: Expr, end: &Expr, ahead: usize) -> Op {
         let (next, next_stage) = ("next", "next_stage");
         // The loads speak of the loop's variable and stage: bind both anew for them.
         let mut guarded = vec![
@@ -64,19 +87,32 @@ impl Cx<'_> {
             if let tile::Stmt::Load { dst, cols, src } = load {
                 let part = self.load_shared(*dst, cols, src);
                 guarded.extend([self.comment(load), Stmt::Scope { body: part.stmts }]);
-                let slot = Slot::Ahead { offset: ahead, stages: self.schedule.stages };
+                let slot = Slot::Ahead {
+                    offset: ahead,
+                    stages: self.schedule.stages,
+                };
                 accesses.extend(part.accesses.into_iter().map(|a| Access { slot, ..a }));
             }
         }
         let mut stmts = vec![
             let_stmt(Ty::I32, next, at),
             let_stmt(Ty::I32, next_stage, stage),
-            Stmt::If { cond: Expr::name(next).lt(end.clone()), body: guarded },
+            Stmt::If {
+                cond: Expr::name(next).lt(end.clone()),
+                body: guarded,
+            },
         ];
         if accesses.iter().any(|a| a.kind == Kind::AsyncWrite) {
-            stmts.push(Stmt::Do { intrinsic: Intrinsic::CopyCommit, args: vec![] });
+            stmts.push(Stmt::Do {
+                intrinsic: Intrinsic::CopyCommit,
+                args: vec![],
+            });
         }
-        Op { comment: None, stmts, accesses }
+        Op {
+            comment: None,
+            stmts,
+            accesses,
+        }
     }
 }
 

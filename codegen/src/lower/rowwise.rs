@@ -1,7 +1,7 @@
 //! Fills, maps, reductions over rows and rotations.
 
 use super::Cx;
-use super::fragment::{RowSlot, let_stmt, unrolled};
+use super::fragment::{RowSlot, Slot as ElementSlot, let_stmt, unrolled};
 use super::scalar::Element;
 use super::sync::{Access, Kind, Op, Slot};
 use crate::layout::FragmentLayout;
@@ -18,24 +18,35 @@ impl Cx<'_> {
             let operand = |tile: TileId| {
                 let matrix = self.program.tile(tile).form == Form::Matrix;
                 let at = match element {
-                    Some((_, register)) if matrix => register.clone(),
+                    Some(element) if matrix => element.register.clone(),
                     _ => row.vector.clone(),
                 };
                 Expr::register(self.tile_name(tile), at)
             };
-            let col = element.map_or(Expr::Int(0), |(col, _)| col.clone());
-            self.expr(value, Some(&Element { row: row.row.clone(), col, tile: &operand }))
+            let col = element.map_or(Expr::Int(0), |element| element.col.clone());
+            self.expr(
+                value,
+                Some(&Element {
+                    row: row.row.clone(),
+                    col,
+                    tile: &operand,
+                }),
+            )
         }))
     }
 
-    /// Sets every register of a fragment or vector to what `value` says of its row and, in a matrix, (column, register).
-    fn each_element(&self, dst: TileId, value: &dyn Fn(&RowSlot, Option<(&Expr, &Expr)>) -> Expr) -> Vec<Stmt> {
+    /// Sets every register of a fragment or vector to what `value` says of its row and, in a matrix, its element.
+    fn each_element(&self, dst: TileId, value: &dyn Fn(&RowSlot, Option<&ElementSlot>) -> Expr) -> Vec<Stmt> {
         let name = self.tile_name(dst);
-        let set = |at: &Expr, value: Expr| vec![Stmt::Set { name: name.to_string(), at: at.clone(), value }];
+        let set = |at: &Expr, value: Expr| {
+            vec![Stmt::Set {
+                name: name.to_string(),
+                at: at.clone(),
+                value,
+            }]
+        };
         self.each_row(dst, |row| match self.program.tile(dst).form {
-            Form::Matrix => self.each_col(dst, row, |element| {
-                set(&element.register, value(row, Some((&element.col, &element.register))))
-            }),
+            Form::Matrix => self.each_col(dst, row, |element| set(&element.register, value(row, Some(element)))),
             _ => set(&row.vector, value(row, None)),
         })
     }
@@ -47,7 +58,11 @@ impl Cx<'_> {
         let fold = |row: &RowSlot, first: Expr| {
             let mut body = vec![array("reduced", 1), set("reduced", Expr::Int(0), first)];
             body.extend(self.each_col(src, row, |element| {
-                let value = combine(op, Expr::register("reduced", Expr::Int(0)), Expr::register(from, element.register.clone()));
+                let value = combine(
+                    op,
+                    Expr::register("reduced", Expr::Int(0)),
+                    Expr::register(from, element.register.clone()),
+                );
                 vec![set("reduced", Expr::Int(0), value)]
             }));
             body
@@ -66,23 +81,23 @@ impl Cx<'_> {
     pub(super) fn finish(&self, dst: TileId, src: TileId) -> Vec<Op> {
         let from = self.tile_name(src);
         self.across(ReduceOp::Sum, dst, false, &|row| {
-            vec![array("reduced", 1), set("reduced", Expr::Int(0), Expr::register(from, row.vector.clone()))]
+            vec![
+                array("reduced", 1),
+                set("reduced", Expr::Int(0), Expr::register(from, row.vector.clone())),
+            ]
         })
     }
 
     /// Reduces `reduced`, which `begin` declares and sets in every thread, over the threads that share a row, into dst.
-    fn across(
-        &self,
-        op: ReduceOp,
-        dst: TileId,
-        accumulate: bool,
-        begin: &dyn Fn(&RowSlot) -> Vec<Stmt>,
-    ) -> Vec<Op> {
+    fn across(&self, op: ReduceOp, dst: TileId, accumulate: bool, begin: &dyn Fn(&RowSlot) -> Vec<Stmt>) -> Vec<Op> {
         let into = self.tile_name(dst);
         let reduced = || Expr::register("reduced", Expr::Int(0));
         let result = |row: &RowSlot, value: Expr| {
-            let value =
-                if accumulate { combine(op, Expr::register(into, row.vector.clone()), value) } else { value };
+            let value = if accumulate {
+                combine(op, Expr::register(into, row.vector.clone()), value)
+            } else {
+                value
+            };
             set(into, row.vector.clone(), value)
         };
         let (masks, warps): (&[i64], usize) = match self.fragments.layout(dst) {
@@ -108,9 +123,18 @@ impl Cx<'_> {
         };
         let leave = self.each_row(dst, |row| {
             let args = vec![place(Expr::name("warp_n"), row), reduced()];
-            let store = Stmt::Do { intrinsic: Intrinsic::StoreSharedF32, args };
+            let store = Stmt::Do {
+                intrinsic: Intrinsic::StoreSharedF32,
+                args,
+            };
             let one = Expr::name("lane").bit_and(3).equals(Expr::Int(0));
-            in_warp(row, Stmt::If { cond: one, body: vec![store] })
+            in_warp(
+                row,
+                Stmt::If {
+                    cond: one,
+                    body: vec![store],
+                },
+            )
         });
         let gather = self.each_row(dst, |row| {
             let mut body = vec![array("reduced", 1), set("reduced", Expr::Int(0), neutral(op))];
@@ -121,10 +145,25 @@ impl Cx<'_> {
             body.push(result(row, reduced()));
             vec![Stmt::Scope { body }]
         });
-        let access = |kind| vec![Access { tile: self.shared.exchange, cols: (0, 1), slot: Slot::Any, kind }];
+        let access = |kind| {
+            vec![Access {
+                tile: self.shared.exchange,
+                cols: (0, 1),
+                slot: Slot::Any,
+                kind,
+            }]
+        };
         vec![
-            Op { comment: None, stmts: leave, accesses: access(Kind::Write) },
-            Op { comment: None, stmts: gather, accesses: access(Kind::Read) },
+            Op {
+                comment: None,
+                stmts: leave,
+                accesses: access(Kind::Write),
+            },
+            Op {
+                comment: None,
+                stmts: gather,
+                accesses: access(Kind::Read),
+            },
         ]
     }
 
@@ -136,7 +175,11 @@ impl Cx<'_> {
             self.each_col(dst, row, |element| {
                 let col = || element.col.clone();
                 let (partner, pair, is_first) = match pairing {
-                    Pairing::Interleaved => (col().xor(Expr::Int(1)), col() / 2, col().bit_and(1).equals(Expr::Int(0))),
+                    Pairing::Interleaved => (
+                        col().xor(Expr::Int(1)),
+                        col() / 2,
+                        col().bit_and(1).equals(Expr::Int(0)),
+                    ),
                     Pairing::Halves => (
                         col().lt(half.into()).select(col() + half, col() - half),
                         col() % half,
@@ -153,25 +196,49 @@ impl Cx<'_> {
                     set(name, element.register.clone(), rotated),
                 ];
                 let copied = set(name, element.register.clone(), load(src, col()));
-                vec![copied, Stmt::If { cond: col().lt(d.into()), body }]
+                vec![
+                    copied,
+                    Stmt::If {
+                        cond: col().lt(d.into()),
+                        body,
+                    },
+                ]
             })
         });
-        let accesses = [src, cos_sin[0], cos_sin[1]].map(|tile| self.access(tile, Kind::Read)).to_vec();
-        Op { comment: None, stmts, accesses }
+        let accesses = [src, cos_sin[0], cos_sin[1]]
+            .map(|tile| self.access(tile, Kind::Read))
+            .to_vec();
+        Op {
+            comment: None,
+            stmts,
+            accesses,
+        }
     }
 }
 
 /// An op of registers alone.
 fn local(stmts: Vec<Stmt>) -> Op {
-    Op { comment: None, stmts, accesses: vec![] }
+    Op {
+        comment: None,
+        stmts,
+        accesses: vec![],
+    }
 }
 
 fn array(name: &str, len: usize) -> Stmt {
-    Stmt::Array { ty: Ty::F32, name: name.to_string(), len }
+    Stmt::Array {
+        ty: Ty::F32,
+        name: name.to_string(),
+        len,
+    }
 }
 
 fn set(name: &str, at: Expr, value: Expr) -> Stmt {
-    Stmt::Set { name: name.to_string(), at, value }
+    Stmt::Set {
+        name: name.to_string(),
+        at,
+        value,
+    }
 }
 
 fn combine(op: ReduceOp, a: Expr, b: Expr) -> Expr {

@@ -15,13 +15,17 @@ pub(super) struct Element<'a> {
 /// The parameter as a thread sees it.
 pub(super) fn param(param: &tile::Param) -> thread::Param {
     let ty = match param.kind {
-        ParamKind::Tensor { dtype, access, .. } => {
-            ParamTy::Pointer { dtype, written: access == tile::Access::Write }
-        }
+        ParamKind::Tensor { dtype, access, .. } => ParamTy::Pointer {
+            dtype,
+            written: access == tile::Access::Write,
+        },
         ParamKind::Scalar(Symbol::R | Symbol::G) => ParamTy::I64,
         ParamKind::Scalar(_) => ParamTy::I32,
     };
-    thread::Param { name: param.name.clone(), ty }
+    thread::Param {
+        name: param.name.clone(),
+        ty,
+    }
 }
 
 impl Cx<'_> {
@@ -32,7 +36,11 @@ impl Cx<'_> {
 
     /// The declaration of a scalar variable.
     pub(super) fn let_scalar(&self, var: VarId, value: &tile::Expr) -> thread::Stmt {
-        thread::Stmt::Let { ty: self.ty(value), name: self.var_name(var).to_string(), value: self.scalar(value) }
+        thread::Stmt::Let {
+            ty: self.ty(value),
+            name: self.var_name(var).to_string(),
+            value: self.scalar(value),
+        }
     }
 
     pub(super) fn var_name(&self, var: VarId) -> &str {
@@ -48,9 +56,7 @@ impl Cx<'_> {
             T::Param(p) => Expr::name(&self.program.param(*p).name),
             T::Var(v) => Expr::name(self.var_name(*v)),
             T::Block(axis) => Expr::Block(*axis),
-            T::Load(p, index) => {
-                Expr::Global(self.program.param(*p).name.clone(), Box::new(self.expr(index, at)))
-            }
+            T::Load(p, index) => Expr::Global(self.program.param(*p).name.clone(), Box::new(self.expr(index, at))),
             T::Unary(op, a) => unary(*op, self.expr(a, at)),
             T::Binary(op, a, b) => {
                 let op = binary(*op, self.ty(a) == Ty::F32);
@@ -76,7 +82,9 @@ impl Cx<'_> {
                 ParamTy::I64 => Ty::I64,
                 _ => Ty::I32,
             },
-            T::Var(v) => self.let_value(&self.program.body, *v).map_or(Ty::I32, |value| self.ty(value)),
+            T::Var(v) => self
+                .let_value(&self.program.body, *v)
+                .map_or(Ty::I32, |value| self.ty(value)),
             T::Unary(Unary::Wide, _) => Ty::I64,
             T::Unary(..) => Ty::F32,
             T::Binary(Binary::Lt | Binary::Le | Binary::Eq | Binary::And, ..) => Ty::Bool,

@@ -45,16 +45,35 @@ impl SharedPlan {
             }
             let loop_var = staged.iter().find(|(t, _)| *t == TileId(index)).map(|&(_, var)| var);
             let stages = if loop_var.is_some() { schedule.stages } else { 1 };
-            let layout = SharedLayout { rows: tile.rows, cols: tile.cols, dtype: tile.dtype };
-            tiles.push(Some(Placed { offset: bytes, stages, loop_var, layout }));
+            let layout = SharedLayout {
+                rows: tile.rows,
+                cols: tile.cols,
+                dtype: tile.dtype,
+            };
+            tiles.push(Some(Placed {
+                offset: bytes,
+                stages,
+                loop_var,
+                layout,
+            }));
             bytes += layout.bytes() * stages;
         }
         let exchange = bytes;
         if needs_exchange(program, schedule) {
-            let rows = program.tiles.iter().filter(|t| t.form == Form::RowVector).map(|t| t.rows).max().unwrap_or(0);
+            let rows = program
+                .tiles
+                .iter()
+                .filter(|t| t.form == Form::RowVector)
+                .map(|t| t.rows)
+                .max()
+                .unwrap_or(0);
             bytes += rows * schedule.warps_n * size_of::<f32>();
         }
-        SharedPlan { tiles, exchange, bytes: bytes.next_multiple_of(CHUNK_BYTES) }
+        SharedPlan {
+            tiles,
+            exchange,
+            bytes: bytes.next_multiple_of(CHUNK_BYTES),
+        }
     }
 
     /// The place of a shared tile.
@@ -68,7 +87,9 @@ fn pipelined_tiles(body: &[Stmt]) -> Vec<(TileId, VarId)> {
     let mut found = Vec::new();
     for stmt in body {
         match stmt {
-            Stmt::For { var, pipelined, body, .. } => {
+            Stmt::For {
+                var, pipelined, body, ..
+            } => {
                 if *pipelined {
                     found.extend(body.iter().map_while(|s| match s {
                         Stmt::Load { dst, .. } => Some((*dst, *var)),
@@ -107,7 +128,12 @@ impl Cx<'_> {
             1 => Slot::Any,
             stages => Slot::Ahead { offset: 0, stages },
         };
-        Access { tile: placed.offset, cols: (0, placed.layout.cols), slot, kind }
+        Access {
+            tile: placed.offset,
+            cols: (0, placed.layout.cols),
+            slot,
+            kind,
+        }
     }
 
     /// Address of an element, given its row, what the row is below eight (all that the swizzle sees), and its column.
@@ -121,7 +147,10 @@ impl Cx<'_> {
     /// Address of a 16-byte chunk.
     pub(super) fn chunk_address(&self, tile: TileId, base: Expr, row: Expr, row_low: &Expr, chunk: Expr) -> Expr {
         let layout = self.shared.placed(tile).layout;
-        base + row * layout.pitch() + chunk.xor(self.swizzle(tile, row_low)).shl(CHUNK_BYTES.trailing_zeros() as i64)
+        base + row * layout.pitch()
+            + chunk
+                .xor(self.swizzle(tile, row_low))
+                .shift_left(CHUNK_BYTES.trailing_zeros() as i64)
     }
 
     /// What the chunk index is XOR-ed with in a row: [`SharedLayout::swizzle`] as code.
@@ -129,7 +158,7 @@ impl Cx<'_> {
         let bits = self.shared.placed(tile).layout.swizzle_bits();
         match bits {
             0 => Expr::Int(0),
-            bits => row_low.clone().shr(3 - bits as i64).bit_and((1 << bits) - 1),
+            bits => row_low.clone().shift_right(3 - bits as i64).bit_and((1 << bits) - 1),
         }
     }
 

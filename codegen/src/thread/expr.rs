@@ -160,12 +160,12 @@ impl Expr {
     }
 
     /// self << bits.
-    pub fn shl(self, bits: i64) -> Expr {
+    pub fn shift_left(self, bits: i64) -> Expr {
         Expr::binary(Binary::Shl, self, Expr::Int(bits))
     }
 
     /// self >> bits.
-    pub fn shr(self, bits: i64) -> Expr {
+    pub fn shift_right(self, bits: i64) -> Expr {
         Expr::binary(Binary::Shr, self, Expr::Int(bits))
     }
 

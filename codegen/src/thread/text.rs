@@ -59,7 +59,13 @@ fn statement(f: &mut Formatter<'_>, stmt: &Stmt, depth: usize) -> fmt::Result {
         Stmt::Array { ty, name, len } => writeln!(f, "{pad}registers {name}: {ty}[{len}]"),
         Stmt::Set { name, at, value } => writeln!(f, "{pad}{name}[{at}] = {value}"),
         Stmt::StoreGlobal { pointer, index, value } => writeln!(f, "{pad}global {pointer}[{index}] = {value}"),
-        Stmt::For { var, start, end, unroll, body } => {
+        Stmt::For {
+            var,
+            start,
+            end,
+            unroll,
+            body,
+        } => {
             let unroll = match unroll {
                 0 => " unrolled".to_string(),
                 1 => String::new(),
@@ -106,7 +112,11 @@ fn expr(f: &mut Formatter<'_>, e: &Expr, outer: u8) -> fmt::Result {
                 f.write_str(close)
             }
             None => {
-                let name = if matches!(op, Binary::Min | Binary::FMin) { "min" } else { "max" };
+                let name = if matches!(op, Binary::Min | Binary::FMin) {
+                    "min"
+                } else {
+                    "max"
+                };
                 write!(f, "{name}({a}, {b})")
             }
         },

@@ -97,7 +97,9 @@ fn bind(name: &str, len: Option<usize>, names: &mut Names, scope: usize) -> Resu
 
 fn find(name: &str, names: &Names) -> Result<Option<usize>, String> {
     let found = names.iter().rev().find(|(n, _)| n == name);
-    found.map(|(_, len)| *len).ok_or_else(|| format!("`{name}` is not bound"))
+    found
+        .map(|(_, len)| *len)
+        .ok_or_else(|| format!("`{name}` is not bound"))
 }
 
 fn register(name: &str, at: &Expr, names: &Names) -> Result<(), String> {

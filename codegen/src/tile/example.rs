@@ -4,8 +4,8 @@
 //! columns stand first.
 
 use super::{
-    Access, Axis, BLayout, Columns, Expr, Form, Pairing, Param, ParamId, ParamKind, ReduceOp, Rows,
-    Space, Stmt, Tile, TileId, TileProgram, VarId, View,
+    Access, Axis, BLayout, Columns, Expr, Form, Pairing, Param, ParamId, ParamKind, ReduceOp, Rows, Space, Stmt, Tile,
+    TileId, TileProgram, VarId, View,
 };
 use mlafuse_ir::plan::BufferId;
 use mlafuse_ir::size::Symbol;
@@ -152,19 +152,10 @@ fn body(rows: usize, tokens: usize, d_latent: usize, d_rope: usize) -> Vec<Stmt>
             pairing: Pairing::Interleaved,
             d: d_rope,
         },
-        Stmt::Stage {
-            dst: Q_S,
-            src: Q_ROT,
-        },
+        Stmt::Stage { dst: Q_S, src: Q_ROT },
         Stmt::Fill { dst: O, value: 0.0 },
-        Stmt::Fill {
-            dst: M,
-            value: -1e30,
-        },
-        Stmt::Fill {
-            dst: PART,
-            value: 0.0,
-        },
+        Stmt::Fill { dst: M, value: -1e30 },
+        Stmt::Fill { dst: PART, value: 0.0 },
         Stmt::For {
             var: TILE,
             start: 0.into(),
@@ -190,11 +181,7 @@ fn body(rows: usize, tokens: usize, d_latent: usize, d_rope: usize) -> Vec<Stmt>
 
 /// The loop over the cached tokens: online softmax.
 fn step(tokens: usize, d: usize, d_latent: usize) -> Vec<Stmt> {
-    let (s, m, key) = (
-        Expr::Tile(S),
-        Expr::Tile(M),
-        Expr::Var(TILE) * tokens + Expr::Col,
-    );
+    let (s, m, key) = (Expr::Tile(S), Expr::Tile(M), Expr::Var(TILE) * tokens + Expr::Col);
     let visible = key.to_float().lt(LIMIT);
     vec![
         load(KV, d, cached_rows(tokens, d)),

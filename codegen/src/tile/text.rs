@@ -8,8 +8,8 @@
 use std::fmt;
 
 use super::{
-    Access, Axis, BLayout, Binary, Columns, Expr, Form, Param, ParamId, ParamKind, ReduceOp, Rows,
-    Space, Stmt, Tile, TileId, TileProgram, Unary, VarId, View,
+    Access, Axis, BLayout, Binary, Columns, Expr, Form, Param, ParamId, ParamKind, ReduceOp, Rows, Space, Stmt, Tile,
+    TileId, TileProgram, Unary, VarId, View,
 };
 use mlafuse_ir::size::Symbol;
 
@@ -24,12 +24,7 @@ impl fmt::Display for TileProgram {
         }
         let [x, y, z] = self.grid.each_ref().map(|blocks| expr_text(self, blocks));
         writeln!(f, "  grid x = {x}, y = {y}, z = {z}")?;
-        let width = self
-            .tiles
-            .iter()
-            .map(|tile| tile.name.len())
-            .max()
-            .unwrap_or(0);
+        let width = self.tiles.iter().map(|tile| tile.name.len()).max().unwrap_or(0);
         for tile in &self.tiles {
             writeln!(
                 f,
@@ -68,11 +63,7 @@ pub fn stmt_text(program: &TileProgram, stmt: &Stmt) -> String {
         Stmt::Load { dst, cols, src } => {
             format!("load {} <- {}", part_text(p, *dst, cols), view_text(p, src))
         }
-        Stmt::Store { dst, src, cols } => format!(
-            "store {} <- {}",
-            view_text(p, dst),
-            part_text(p, *src, cols)
-        ),
+        Stmt::Store { dst, src, cols } => format!("store {} <- {}", view_text(p, dst), part_text(p, *src, cols)),
         Stmt::Stage { dst, src } => format!("stage {} <- {}", name(dst), name(src)),
         Stmt::Fill { dst, value } => format!("fill {} <- {value:?}", name(dst)),
         Stmt::Gemm {
@@ -168,19 +159,10 @@ fn write_head(f: &mut fmt::Formatter<'_>, program: &TileProgram) -> fmt::Result 
             line = format!("{line}{gap}{text}");
         }
     }
-    writeln!(
-        f,
-        "{line}{}",
-        if program.params.is_empty() { ")" } else { "" }
-    )
+    writeln!(f, "{line}{}", if program.params.is_empty() { ")" } else { "" })
 }
 
-fn write_body(
-    f: &mut fmt::Formatter<'_>,
-    program: &TileProgram,
-    body: &[Stmt],
-    depth: usize,
-) -> fmt::Result {
+fn write_body(f: &mut fmt::Formatter<'_>, program: &TileProgram, body: &[Stmt], depth: usize) -> fmt::Result {
     let indent = "  ".repeat(depth);
     for stmt in body {
         let head = stmt_text(program, stmt);
@@ -241,10 +223,7 @@ fn extent_text(tile: &Tile) -> String {
 /// Columns of a tile; a vector's name alone.
 fn part_text(program: &TileProgram, id: TileId, cols: &Columns) -> String {
     let name = tile_name(program, id);
-    let vector = program
-        .tiles
-        .get(id.0)
-        .is_some_and(|tile| tile.form != Form::Matrix);
+    let vector = program.tiles.get(id.0).is_some_and(|tile| tile.form != Form::Matrix);
     if vector && *cols == (0..1) {
         name
     } else {
@@ -259,11 +238,7 @@ fn view_text(program: &TileProgram, view: &View) -> String {
         text += &format!("[{}..]", tight(p, &view.offset));
     }
     text += &match &view.rows {
-        Rows::Strided {
-            start,
-            stride,
-            limit,
-        } => {
+        Rows::Strided { start, stride, limit } => {
             format!(
                 " strided({}, row {})",
                 span_text(p, "rows", start, limit),
@@ -287,10 +262,7 @@ fn view_text(program: &TileProgram, view: &View) -> String {
             expr_text(p, row_stride),
         ),
     };
-    text += &format!(
-        ", {}",
-        span_text(p, "cols", &view.col_start, &view.col_limit)
-    );
+    text += &format!(", {}", span_text(p, "cols", &view.col_start, &view.col_limit));
     if view.col_stride != Expr::Int(1) {
         text += &format!(" by {}", tight(p, &view.col_stride));
     }
@@ -364,11 +336,7 @@ fn bound_text(program: &TileProgram, expr: &Expr, need: u8) -> String {
                     bound_text(program, a, left),
                     bound_text(program, b, right)
                 );
-                if binds < need {
-                    format!("({text})")
-                } else {
-                    text
-                }
+                if binds < need { format!("({text})") } else { text }
             }
             None => {
                 let name = if *op == Binary::Min { "min" } else { "max" };
@@ -477,10 +445,7 @@ tile_program mla_tiny(q: bf16 read, cache: bf16 read, block_table: i32 read, kv_
         );
         assert_eq!(text(a().and(b().and(c()))), "T && (t && entries)");
         assert_eq!(text((a() + 1).min(b()) * c()), "min(T + 1, t)*entries");
-        assert_eq!(
-            text((Expr::Tile(M) - ALPHA).exp2() * 1.0f32),
-            "exp2(m - alpha)*1.0"
-        );
+        assert_eq!(text((Expr::Tile(M) - ALPHA).exp2() * 1.0f32), "exp2(m - alpha)*1.0");
         assert_eq!(text((b() + 1).wide() * c()), "i64(t + 1)*entries");
         assert_eq!(
             text(Expr::Row.le(Expr::Col).select(b().to_float(), -1e-6f32)),
@@ -490,9 +455,7 @@ tile_program mla_tiny(q: bf16 read, cache: bf16 read, block_table: i32 read, kv_
 
     #[test]
     fn ids_that_name_nothing_still_print() {
-        let broken = Expr::Tile(TileId(99))
-            + Expr::Var(VarId(98))
-            + Expr::Load(ParamId(97), Box::new(0.into()));
+        let broken = Expr::Tile(TileId(99)) + Expr::Var(VarId(98)) + Expr::Load(ParamId(97), Box::new(0.into()));
         assert_eq!(text(broken), "tile?99 + var?98 + param?97[0]");
     }
 
@@ -503,10 +466,7 @@ tile_program mla_tiny(q: bf16 read, cache: bf16 read, block_table: i32 read, kv_
             stmt_text(&p, &p.body[example::at::FOR]),
             "for t in 0..(len + 15) / 16 pipelined"
         );
-        assert_eq!(
-            stmt_text(&p, &Stmt::Comment("two\n  lines".to_string())),
-            "# two lines"
-        );
+        assert_eq!(stmt_text(&p, &Stmt::Comment("two\n  lines".to_string())), "# two lines");
     }
 
     #[test]
@@ -519,10 +479,7 @@ tile_program mla_tiny(q: bf16 read, cache: bf16 read, block_table: i32 read, kv_
             lines[0].ends_with(": bf16 read,") && lines[1].starts_with("    cache: bf16 read, "),
             "{text}"
         );
-        assert!(
-            lines[1].len() <= WIDTH && lines[3].starts_with("  #"),
-            "{text}"
-        );
+        assert!(lines[1].len() <= WIDTH && lines[3].starts_with("  #"), "{text}");
         p.params.clear();
         assert!(p.to_string().starts_with("tile_program mla_tiny()\n"));
     }
@@ -548,7 +505,8 @@ tile_program mla_tiny(q: bf16 read, cache: bf16 read, block_table: i32 read, kv_
             mask: Some(M),
             ..src.clone()
         };
-        let expected = "q[(t + 1)..] strided(rows block.x*16.. < T*4, row 48), cols (t + 2).. < 48 by R, align 8, where m > 0";
+        let expected =
+            "q[(t + 1)..] strided(rows block.x*16.. < T*4, row 48), cols (t + 2).. < 48 by R, align 8, where m > 0";
         assert_eq!(view_text(&p, &rare), expected);
     }
 }

@@ -71,9 +71,7 @@ fn check_name(name: &str) -> Result<(), Fault> {
     if word && starts && !RESERVED.contains(&name) {
         Ok(())
     } else {
-        Err(Fault::BadName {
-            name: name.to_string(),
-        })
+        Err(Fault::BadName { name: name.to_string() })
     }
 }
 

@@ -29,7 +29,10 @@ pub fn run(args: &Args) -> Result<Report> {
     let folder = cache_folder()?;
     let cache = KernelCache::open(&folder);
     match args.action {
-        Action::Path => Ok(Report::new(format!("{}\n", folder.display()), json!({ "path": folder }))),
+        Action::Path => Ok(Report::new(
+            format!("{}\n", folder.display()),
+            json!({ "path": folder }),
+        )),
         Action::List => {
             let entries = cache.list()?;
             let bytes: u64 = entries.iter().map(|entry| entry.bytes).sum();
@@ -41,14 +44,26 @@ pub fn run(args: &Args) -> Result<Report> {
                 ("bytes", Align::Right),
                 ("age", Align::Right),
             ];
-            let text = table(heading, &rows) + &format!("{} entries, {bytes} bytes in {}\n", rows.len(), folder.display());
+            let text =
+                table(heading, &rows) + &format!("{} entries, {bytes} bytes in {}\n", rows.len(), folder.display());
             let json: Vec<Value> = entries.iter().map(object).collect();
-            Ok(Report::new(text, json!({ "path": folder, "entries": json, "bytes": bytes })))
+            Ok(Report::new(
+                text,
+                json!({ "path": folder, "entries": json, "bytes": bytes }),
+            ))
         }
         Action::Clear => {
             let cleared = cache.clear()?;
-            let text = format!("removed {} files, {} bytes, from {}\n", cleared.files, cleared.bytes, folder.display());
-            Ok(Report::new(text, json!({ "path": folder, "files": cleared.files, "bytes": cleared.bytes })))
+            let text = format!(
+                "removed {} files, {} bytes, from {}\n",
+                cleared.files,
+                cleared.bytes,
+                folder.display()
+            );
+            Ok(Report::new(
+                text,
+                json!({ "path": folder, "files": cleared.files, "bytes": cleared.bytes }),
+            ))
         }
     }
 }
@@ -60,7 +75,13 @@ fn row(entry: &CacheEntry) -> [String; 5] {
         CacheContent::Blob { kind } => (kind.clone(), "-".to_string()),
         CacheContent::Damaged { reason } => (format!("damaged: {reason}"), "-".to_string()),
     };
-    [key, what, target, entry.bytes.to_string(), entry.age.map_or("-".to_string(), age)]
+    [
+        key,
+        what,
+        target,
+        entry.bytes.to_string(),
+        entry.age.map_or("-".to_string(), age),
+    ]
 }
 
 fn object(entry: &CacheEntry) -> Value {

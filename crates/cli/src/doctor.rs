@@ -30,7 +30,13 @@ pub fn run(_: &Args) -> Result<Report> {
     let mut text = String::new();
     let mut json = json!({});
     let mut missing = Vec::new();
-    for Finding { name, lines, json: object, mend } in findings {
+    for Finding {
+        name,
+        lines,
+        json: object,
+        mend,
+    } in findings
+    {
         for (index, line) in lines.iter().enumerate() {
             text += &format!("{:8}  {line}\n", if index == 0 { name } else { "" });
         }
@@ -46,7 +52,8 @@ pub fn run(_: &Args) -> Result<Report> {
 
 const GET_NVRTC: &str = "compiling needs it: run `cargo xtask setup`, or `pip install nvidia-cuda-nvrtc-cu12`, or name a library \
     or its folder in MLAFUSE_NVRTC";
-const GET_DRIVER: &str = "only needed to run on a GPU: install NVIDIA's driver (libcuda.so.1); everything else works without";
+const GET_DRIVER: &str =
+    "only needed to run on a GPU: install NVIDIA's driver (libcuda.so.1); everything else works without";
 
 fn nvrtc() -> Finding {
     let name = "nvrtc";
@@ -59,16 +66,29 @@ fn nvrtc() -> Finding {
             let location = nvrtc.location();
             let (path, found_by) = (location.path.display(), location.source.to_string());
             let names: Vec<String> = archs.iter().map(|arch| format!("sm_{arch}")).collect();
-            let lines = vec![format!("{major}.{minor}, {path} (found by: {found_by})"), format!("for {}", names.join(", "))];
+            let lines = vec![
+                format!("{major}.{minor}, {path} (found by: {found_by})"),
+                format!("for {}", names.join(", ")),
+            ];
             let version = format!("{major}.{minor}");
             let json = json!({ "path": location.path, "found_by": found_by, "version": version, "archs": names });
-            Finding { name, lines, json, mend: None }
+            Finding {
+                name,
+                lines,
+                json,
+                mend: None,
+            }
         }
         Err(error) => {
             let reason = failure::message(&error.into());
             let lines = reason.lines().map(str::to_string).collect();
             let json = json!({ "path": null, "version": null, "reason": reason });
-            Finding { name, lines, json, mend: Some(GET_NVRTC) }
+            Finding {
+                name,
+                lines,
+                json,
+                mend: Some(GET_NVRTC),
+            }
         }
     }
 }
@@ -78,9 +98,17 @@ fn gpu_driver() -> Finding {
     match driver::probe() {
         Driver::Missing { reason } => {
             let json = json!({ "present": false, "reason": reason, "gpus": [] });
-            Finding { name, lines: vec![format!("none: {reason}")], json, mend: Some(GET_DRIVER) }
+            Finding {
+                name,
+                lines: vec![format!("none: {reason}")],
+                json,
+                mend: Some(GET_DRIVER),
+            }
         }
-        Driver::Present { version: (major, minor), gpus } => {
+        Driver::Present {
+            version: (major, minor),
+            gpus,
+        } => {
             let mut lines = vec![format!("{}, CUDA up to {major}.{minor}", driver::LIBRARY)];
             let reason = gpus.as_ref().err().cloned();
             let gpus = gpus.unwrap_or_default();
@@ -89,16 +117,34 @@ fn gpu_driver() -> Finding {
             let version = format!("{major}.{minor}");
             let gpus: Vec<Value> = gpus.iter().map(gpu_object).collect();
             let json = json!({ "present": true, "cuda": version, "gpus": gpus, "reason": reason });
-            Finding { name, lines, json, mend: None }
+            Finding {
+                name,
+                lines,
+                json,
+                mend: None,
+            }
         }
     }
 }
 
-fn gpu_line(ordinal: usize, Gpu { name, capability: (major, minor), sm_count }: &Gpu) -> String {
+fn gpu_line(
+    ordinal: usize,
+    Gpu {
+        name,
+        capability: (major, minor),
+        sm_count,
+    }: &Gpu,
+) -> String {
     format!("GPU {ordinal}: {name}, sm_{major}{minor}, {sm_count} SMs")
 }
 
-fn gpu_object(Gpu { name, capability: (major, minor), sm_count }: &Gpu) -> Value {
+fn gpu_object(
+    Gpu {
+        name,
+        capability: (major, minor),
+        sm_count,
+    }: &Gpu,
+) -> Value {
     json!({ "name": name, "arch": format!("sm_{major}{minor}"), "sm_count": sm_count })
 }
 
@@ -106,10 +152,22 @@ fn cpu() -> Finding {
     let level = format!("{:?}", Level::detect()).to_lowercase();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let features = features();
-    let shown = if features.is_empty() { "none of those known".to_string() } else { features.join(", ") };
-    let lines = vec![format!("{cores} threads, executor level {level}"), format!("features: {shown}")];
+    let shown = if features.is_empty() {
+        "none of those known".to_string()
+    } else {
+        features.join(", ")
+    };
+    let lines = vec![
+        format!("{cores} threads, executor level {level}"),
+        format!("features: {shown}"),
+    ];
     let json = json!({ "threads": cores, "level": level, "features": features });
-    Finding { name: "cpu", lines, json, mend: None }
+    Finding {
+        name: "cpu",
+        lines,
+        json,
+        mend: None,
+    }
 }
 
 /// Those that matter for matrix arithmetic.
@@ -123,7 +181,10 @@ fn features() -> Vec<&'static str> {
         ("avx512bf16", is_x86_feature_detected!("avx512bf16")),
         ("avx512fp16", is_x86_feature_detected!("avx512fp16")),
     ];
-    all.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect()
+    all.into_iter()
+        .filter(|(_, there)| *there)
+        .map(|(name, _)| name)
+        .collect()
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -140,15 +201,29 @@ fn cache() -> Finding {
     match looked {
         Ok((folder, entries)) => {
             let bytes: u64 = entries.iter().map(|entry| entry.bytes).sum();
-            let lines = vec![format!("{} entries, {bytes} bytes in {}", entries.len(), folder.display())];
+            let lines = vec![format!(
+                "{} entries, {bytes} bytes in {}",
+                entries.len(),
+                folder.display()
+            )];
             let json = json!({ "path": folder, "entries": entries.len(), "bytes": bytes });
-            Finding { name, lines, json, mend: None }
+            Finding {
+                name,
+                lines,
+                json,
+                mend: None,
+            }
         }
         Err(error) => {
             let reason = failure::message(&error);
             let json = json!({ "path": None::<PathBuf>, "entries": 0, "bytes": 0, "reason": reason });
             let mend = "kernels are compiled anew each time: name a folder of yours in MLAFUSE_CACHE";
-            Finding { name, lines: vec![reason], json, mend: Some(mend) }
+            Finding {
+                name,
+                lines: vec![reason],
+                json,
+                mend: Some(mend),
+            }
         }
     }
 }

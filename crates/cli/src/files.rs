@@ -27,7 +27,11 @@ impl OutFiles {
         }
         let staging = tempfile::Builder::new().prefix(".mlafuse-").tempdir_in(there);
         let staging = staging.with_context(|| format!("--out {}: cannot write there", folder.display()))?;
-        Ok(OutFiles { folder, staging, files: Vec::new() })
+        Ok(OutFiles {
+            folder,
+            staging,
+            files: Vec::new(),
+        })
     }
 
     /// A path to write the file `name` to; its folder exists.
@@ -48,6 +52,15 @@ impl OutFiles {
 
     /// Moves every file into place; gives their paths.
     pub fn publish(self) -> Result<Vec<PathBuf>> {
+        // Before the first is moved, so that what can be foreseen stops them all.
+        if let Some(file) = self
+            .files
+            .iter()
+            .map(|file| self.folder.join(file))
+            .find(|file| file.is_dir())
+        {
+            bail!("cannot write {}: it is a folder", file.display());
+        }
         let mut published = Vec::with_capacity(self.files.len());
         for file in &self.files {
             let (from, to) = (self.staging.path().join(file), self.folder.join(file));
@@ -65,7 +78,10 @@ pub fn check_output_file(flag: &str, path: &Path) -> Result<()> {
     if path.is_dir() {
         bail!("{flag} {}: it is a folder; a file name is needed", path.display());
     }
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     if !parent.is_dir() {
         bail!("{flag} {}: {} is not a folder", path.display(), parent.display());
     }

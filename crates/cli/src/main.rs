@@ -9,8 +9,10 @@ mod emit;
 mod failure;
 mod files;
 mod model;
+mod options;
 mod output;
 mod presets;
+mod progress;
 mod run;
 
 use clap::{Parser, Subcommand};
@@ -86,7 +88,7 @@ fn command(command: Command) -> anyhow::Result<Report> {
 fn start_tracing(verbose: u8) {
     let level = match verbose {
         0 => "warn",
-        1 => "info,mlafuse=debug,mlafuse_runtime=debug",
+        1 => "info",
         _ => "debug",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));

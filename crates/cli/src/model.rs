@@ -42,7 +42,11 @@ pub fn read_config(path: &Path) -> Result<MlaConfig> {
 }
 
 fn config_file(path: &Path) -> PathBuf {
-    if path.is_dir() { path.join("config.json") } else { path.to_owned() }
+    if path.is_dir() {
+        path.join("config.json")
+    } else {
+        path.to_owned()
+    }
 }
 
 /// The text of a regular file; opening a pipe would wait for ever.

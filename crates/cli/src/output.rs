@@ -27,7 +27,11 @@ pub struct Report {
 impl Report {
     /// A result that compares nothing.
     pub fn new(text: impl Into<String>, json: Value) -> Report {
-        Report { text: text.into(), json, mismatch: false }
+        Report {
+            text: text.into(),
+            json,
+            mismatch: false,
+        }
     }
 }
 
@@ -70,10 +74,14 @@ pub fn table<const N: usize>(heading: [(&str, Align); N], rows: &[[String; N]]) 
     };
     let widths: [usize; N] = std::array::from_fn(width);
     let line = |cells: [&str; N]| {
-        let cells = cells.iter().zip(widths).zip(heading).map(|((cell, width), (_, align))| match align {
-            Align::Left => format!("{cell:width$}"),
-            Align::Right => format!("{cell:>width$}"),
-        });
+        let cells = cells
+            .iter()
+            .zip(widths)
+            .zip(heading)
+            .map(|((cell, width), (_, align))| match align {
+                Align::Left => format!("{cell:width$}"),
+                Align::Right => format!("{cell:>width$}"),
+            });
         let line = cells.collect::<Vec<_>>().join("  ");
         format!("{}\n", line.trim_end())
     };
@@ -90,7 +98,10 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
-        let rows = [["a".to_string(), "1".to_string()], ["long".to_string(), "10".to_string()]];
+        let rows = [
+            ["a".to_string(), "1".to_string()],
+            ["long".to_string(), "10".to_string()],
+        ];
         let text = table([("name", Align::Left), ("n", Align::Right)], &rows);
         assert_eq!(text, "name   n\na      1\nlong  10\n");
     }

@@ -29,7 +29,8 @@ pub fn run(_: &Args) -> Result<Report> {
         ("cache B/token", Align::Right),
     ];
     let rows: Vec<_> = presets.iter().map(row).collect();
-    let text = table(heading, &rows) + "\nCache bytes are bf16's. Any other shape: --model heads=N,d_model=N,d_latent=N,...\n";
+    let text =
+        table(heading, &rows) + "\nCache bytes are bf16's. Any other shape: --model heads=N,d_model=N,d_latent=N,...\n";
     let json: Vec<Value> = presets.iter().map(object).collect();
     Ok(Report::new(text, json!({ "presets": json })))
 }
@@ -37,7 +38,13 @@ pub fn run(_: &Args) -> Result<Report> {
 fn row(Preset { name, config }: &Preset) -> [String; 11] {
     let bytes = config.kv_cache_bytes_per_token(CACHE_ELEMENT_BYTES);
     let q_latent = config.d_q_latent.map_or("-".to_string(), |d_q| d_q.to_string());
-    let numbers = [config.d_latent, config.d_rope, config.d_nope, config.d_v, config.attention_count()];
+    let numbers = [
+        config.d_latent,
+        config.d_rope,
+        config.d_nope,
+        config.d_v,
+        config.attention_count(),
+    ];
     let [d_latent, d_rope, d_nope, d_v, layers] = numbers.map(|n| n.to_string());
     [
         name.to_string(),

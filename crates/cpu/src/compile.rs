@@ -4,9 +4,7 @@
 
 use std::ops::Range;
 
-use mlafuse_codegen::tile::{
-    BLayout, Expr, Form, ParamKind, Space, Stmt, TileId, TileProgram, VarId, View,
-};
+use mlafuse_codegen::tile::{BLayout, Expr, Form, ParamKind, Space, Stmt, TileId, TileProgram, VarId, View};
 use mlafuse_tensor::DType;
 
 use crate::CpuError;
@@ -40,7 +38,12 @@ pub(crate) fn kernel(program: &TileProgram, options: Options) -> Result<CpuKerne
     }
     let (slots, arena) = place_tiles(program)?;
     let vars = vec![Kind::Int; program.vars.len()];
-    let names = Names { program, slots, indices, vars };
+    let names = Names {
+        program,
+        slots,
+        indices,
+        vars,
+    };
     let grid = [0, 1, 2].map(|axis| Scalar::compile(&program.grid[axis], &names));
     let counters = Counters::new(program);
     let needs = Needs {
@@ -50,10 +53,23 @@ pub(crate) fn kernel(program: &TileProgram, options: Options) -> Result<CpuKerne
         panel: PACKED,
         ..Needs::default()
     };
-    let mut compiler = Compiler { tensors: &tensors, names, counters, needs };
+    let mut compiler = Compiler {
+        tensors: &tensors,
+        names,
+        counters,
+        needs,
+    };
     let steps = compiler.body(&program.body)?;
     let needs = compiler.needs;
-    Ok(CpuKernel { name: program.name.clone(), options, tensors, symbols, grid, steps, needs })
+    Ok(CpuKernel {
+        name: program.name.clone(),
+        options,
+        tensors,
+        symbols,
+        grid,
+        steps,
+        needs,
+    })
 }
 
 fn element(program: &TileProgram, name: &str, dtype: DType) -> Result<Element, CpuError> {
@@ -77,7 +93,10 @@ fn place_tiles(program: &TileProgram) -> Result<(Vec<Slot>, usize), CpuError> {
         };
         let vector = tile.form != Form::Matrix;
         let slot = Slot::new(arena, tile.rows, tile.cols, vector).ok_or_else(too_large)?;
-        arena = arena.checked_add(slot.len).filter(|&n| n <= MOST_SCRATCH).ok_or_else(too_large)?;
+        arena = arena
+            .checked_add(slot.len)
+            .filter(|&n| n <= MOST_SCRATCH)
+            .ok_or_else(too_large)?;
         slots.push(slot);
     }
     Ok((slots, arena))
@@ -158,36 +177,61 @@ impl Compiler<'_> {
             Stmt::Comment(_) => return Ok(None),
             Stmt::Let { var, value } => {
                 self.names.vars[var.0] = kind(value, &self.names);
-                Step::Let { var: var.0, value: self.scalar(value) }
+                Step::Let {
+                    var: var.0,
+                    value: self.scalar(value),
+                }
             }
-            Stmt::For { var, start, end, pipelined: _, body } => {
+            Stmt::For {
+                var,
+                start,
+                end,
+                pipelined: _,
+                body,
+            } => {
                 self.names.vars[var.0] = Kind::Int;
                 self.repeat(*var, start, end, body)?
             }
-            Stmt::If { cond, body } => {
-                Step::If { cond: self.scalar(cond), body: self.body(body)? }
-            }
+            Stmt::If { cond, body } => Step::If {
+                cond: self.scalar(cond),
+                body: self.body(body)?,
+            },
             Stmt::Return => Step::Return,
             Stmt::Load { dst, cols, src } => Step::Load {
                 transfer: Box::new(self.transfer(*dst, cols, src)),
                 present: self.counters.of_columns(*dst, cols),
             },
-            Stmt::Store { dst, src, cols } => {
-                Step::Store(Box::new(self.transfer(*src, cols, dst)))
-            }
+            Stmt::Store { dst, src, cols } => Step::Store(Box::new(self.transfer(*src, cols, dst))),
             Stmt::Stage { dst, src } => self.stage(*dst, *src)?,
-            Stmt::Fill { dst, value } => Step::Fill { dst: self.slot(*dst), value: *value },
-            Stmt::Gemm { acc, a, b, layout, b_cols } => {
-                self.gemm([*acc, *a, *b], *layout, b_cols)
-            }
+            Stmt::Fill { dst, value } => Step::Fill {
+                dst: self.slot(*dst),
+                value: *value,
+            },
+            Stmt::Gemm {
+                acc,
+                a,
+                b,
+                layout,
+                b_cols,
+            } => self.gemm([*acc, *a, *b], *layout, b_cols),
             Stmt::Map { dst, value } => self.map(*dst, value),
-            Stmt::Reduce { op, dst, src } => {
-                Step::Reduce { op: *op, dst: self.slot(*dst), src: self.slot(*src) }
-            }
-            Stmt::Finish { dst, src } => {
-                Step::Copy { dst: self.slot(*dst), src: self.slot(*src) }
-            }
-            Stmt::Rotate { dst, src, cos, sin, pairing, d } => Step::Rotate(Box::new(Rotation {
+            Stmt::Reduce { op, dst, src } => Step::Reduce {
+                op: *op,
+                dst: self.slot(*dst),
+                src: self.slot(*src),
+            },
+            Stmt::Finish { dst, src } => Step::Copy {
+                dst: self.slot(*dst),
+                src: self.slot(*src),
+            },
+            Stmt::Rotate {
+                dst,
+                src,
+                cos,
+                sin,
+                pairing,
+                d,
+            } => Step::Rotate(Box::new(Rotation {
                 dst: self.slot(*dst),
                 src: self.slot(*src),
                 cos: self.slot(*cos),
@@ -200,7 +244,12 @@ impl Compiler<'_> {
 
     fn repeat(&mut self, var: VarId, start: &Expr, end: &Expr, body: &[Stmt]) -> Result<Step, CpuError> {
         let (start, end) = (self.scalar(start), self.scalar(end));
-        Ok(Step::For { var: var.0, start, end, body: self.body(body)? })
+        Ok(Step::For {
+            var: var.0,
+            start,
+            end,
+            body: self.body(body)?,
+        })
     }
 
     fn slot(&self, id: TileId) -> Slot {
@@ -212,7 +261,11 @@ impl Compiler<'_> {
     }
 
     fn transfer(&self, tile: TileId, cols: &Range<usize>, view: &View) -> Transfer {
-        Transfer { tile: self.slot(tile), cols: cols.clone(), view: ViewCode::compile(view, self.tensors, &self.names) }
+        Transfer {
+            tile: self.slot(tile),
+            cols: cols.clone(),
+            view: ViewCode::compile(view, self.tensors, &self.names),
+        }
     }
 
     fn stage(&self, dst: TileId, src: TileId) -> Result<Step, CpuError> {

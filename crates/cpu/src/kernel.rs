@@ -311,3 +311,23 @@ impl Queue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_failing_block_is_reported_whatever_the_order() {
+        let queue = Queue {
+            next: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+            failure: Mutex::new(None),
+        };
+        assert_eq!([queue.take(3), queue.take(3)], [Some(0), Some(1)]);
+        for (index, fault) in [(5, Fault::Overflow), (1, Fault::DivideByZero), (3, Fault::Overflow)] {
+            queue.fail(index, fault);
+        }
+        assert_eq!(queue.take(3), None);
+        assert_eq!(queue.failure.into_inner().unwrap(), Some((1, Fault::DivideByZero)));
+    }
+}

@@ -5,7 +5,7 @@
 //! tile program runs, those scheduled for a GPU included; there is no second set of kernels.
 //!
 //! What must hold, and where it is kept:
-//! - every access to a [`CpuBuffer`] is checked against its length ([`memory`](CpuBuffer));
+//! - every access to a [`CpuBuffer`] is checked against its length;
 //! - the same inputs give bitwise the same outputs whatever the number of threads: a block's work never depends on another
 //!   block, each gemm element is one chain over k in ascending order, each row sum has one fixed tree;
 //! - `unsafe` stands in `memory` (shared stores), `level` (calling code compiled for a feature) and `gemm/avx2`.

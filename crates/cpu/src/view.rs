@@ -108,20 +108,28 @@ impl RowsCode {
     fn compile(rows: &Rows, names: &Names<'_>) -> RowsCode {
         let int = |e| Scalar::compile(e, names);
         match rows {
-            Rows::Strided { start, stride, limit } => {
-                RowsCode::Strided { start: int(start), stride: int(stride), limit: int(limit) }
-            }
-            Rows::Paged { start, limit, table, table_offset, page_size, page_stride, row_stride } => {
-                RowsCode::Paged {
-                    start: int(start),
-                    limit: int(limit),
-                    table: names.indices[table.0],
-                    table_offset: int(table_offset),
-                    page_size: i64::try_from(*page_size).unwrap_or(i64::MAX),
-                    page_stride: int(page_stride),
-                    row_stride: int(row_stride),
-                }
-            }
+            Rows::Strided { start, stride, limit } => RowsCode::Strided {
+                start: int(start),
+                stride: int(stride),
+                limit: int(limit),
+            },
+            Rows::Paged {
+                start,
+                limit,
+                table,
+                table_offset,
+                page_size,
+                page_stride,
+                row_stride,
+            } => RowsCode::Paged {
+                start: int(start),
+                limit: int(limit),
+                table: names.indices[table.0],
+                table_offset: int(table_offset),
+                page_size: i64::try_from(*page_size).unwrap_or(i64::MAX),
+                page_stride: int(page_stride),
+                row_stride: int(row_stride),
+            },
         }
     }
 }

@@ -172,11 +172,7 @@ mod tests {
         assert_eq!(all.len(), TABLE.len());
         for Preset { name, config } in all {
             assert_eq!(config.notes.len(), 1, "{name}: {:?}", config.notes);
-            assert!(
-                config.notes[0].contains("eps"),
-                "{name}: {:?}",
-                config.notes
-            );
+            assert!(config.notes[0].contains("eps"), "{name}: {:?}", config.notes);
         }
     }
 
@@ -214,20 +210,11 @@ mod tests {
         let minicpm3 = preset("minicpm3").unwrap();
         assert_eq!(minicpm3.rope.pairing, RopePairing::HalfSplit);
         let kimi = preset("kimi-linear").unwrap();
-        assert_eq!(
-            (kimi.rope.pairing, kimi.d_rope),
-            (RopePairing::Unrotated, 64)
-        );
+        assert_eq!((kimi.rope.pairing, kimi.d_rope), (RopePairing::Unrotated, 64));
         assert!(kimi.has_mla(3) && kimi.has_mla(26) && !kimi.has_mla(4));
         let longcat = preset("longcat-flash").unwrap();
-        assert_eq!(
-            (longcat.q_latent_scale, longcat.latent_scale),
-            (2.0, 12f64.sqrt())
-        );
+        assert_eq!((longcat.q_latent_scale, longcat.latent_scale), (2.0, 12f64.sqrt()));
         let glm = preset("glm-4.7-flash").unwrap();
-        assert_eq!(
-            (glm.d_qk(), glm.d_v, glm.softmax_scale),
-            (256, 256, 1.0 / 16.0)
-        );
+        assert_eq!((glm.d_qk(), glm.d_v, glm.softmax_scale), (256, 256, 1.0 / 16.0));
     }
 }

@@ -12,9 +12,7 @@ const MAX_TABLE_ELEMS: usize = 1 << 30;
 
 /// A table that would be too large to hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error(
-    "a rope table of {positions} positions by {d_half} frequencies is too large; at most {max} elements"
-)]
+#[error("a rope table of {positions} positions by {d_half} frequencies is too large; at most {max} elements")]
 pub struct RopeTableTooLarge {
     /// Positions asked for.
     pub positions: usize,
@@ -53,11 +51,7 @@ impl RopeTable {
     ///
     /// # Errors
     /// [`RopeTableTooLarge`] past 2^30 elements.
-    pub fn new(
-        config: &MlaConfig,
-        positions: usize,
-        longest_context: usize,
-    ) -> Result<RopeTable, RopeTableTooLarge> {
+    pub fn new(config: &MlaConfig, positions: usize, longest_context: usize) -> Result<RopeTable, RopeTableTooLarge> {
         let RopeFrequencies {
             inv_freq,
             attention_factor,
@@ -135,8 +129,8 @@ impl RopeFrequencies {
                     .enumerate()
                     .map(|(index, power)| ramp.blend(index, power, *factor as f32))
                     .collect();
-                let on_tables = attention_factor
-                    .unwrap_or_else(|| yarn_attention_factor(*factor, *mscale, *mscale_all_dim));
+                let on_tables =
+                    attention_factor.unwrap_or_else(|| yarn_attention_factor(*factor, *mscale, *mscale_all_dim));
                 RopeFrequencies {
                     inv_freq,
                     attention_factor: on_tables as f32,
@@ -200,10 +194,7 @@ impl YarnRamp {
             ..
         } = scaling
         else {
-            return YarnRamp {
-                low: 0.0,
-                width: 1.0,
-            };
+            return YarnRamp { low: 0.0, width: 1.0 };
         };
         // The dimension whose frequency turns `rotations` times over the original context.
         let dimension = |rotations: f64| {
@@ -355,10 +346,7 @@ mod tests {
         let short = RopeFrequencies::new(&config, 1024);
         assert_close(&short.inv_freq, &[1.0, 0.1, 0.01, 0.001]);
         let long = RopeFrequencies::new(&config, 1025);
-        assert_close(
-            &long.inv_freq,
-            &[9.441_770_3e-1, 6.666_667e-2, 3.333_333_4e-3, 6.25e-5],
-        );
+        assert_close(&long.inv_freq, &[9.441_770_3e-1, 6.666_667e-2, 3.333_333_4e-3, 6.25e-5]);
         assert_eq!(long.attention_factor, 1.095_445_1);
         assert_eq!(short.attention_factor, long.attention_factor);
     }
@@ -366,14 +354,8 @@ mod tests {
     #[test]
     fn tables_hold_position_times_frequency() {
         let table = RopeTable::new(&config(YARN, 16), 1501, 1501).unwrap();
-        assert_eq!(
-            (table.positions, table.d_half, table.cos.len()),
-            (1501, 8, 1501 * 8)
-        );
-        assert_eq!(
-            table.row(0),
-            Some(([1.0; 8].as_slice(), [0.0; 8].as_slice()))
-        );
+        assert_eq!((table.positions, table.d_half, table.cos.len()), (1501, 8, 1501 * 8));
+        assert_eq!(table.row(0), Some(([1.0; 8].as_slice(), [0.0; 8].as_slice())));
         assert_eq!(table.row(1501), None);
         let (cos, sin) = table.row(1500).unwrap();
         let expected_cos = [
@@ -397,12 +379,7 @@ mod tests {
             1.185_826_4e-2,
         ];
         // One ulp of a frequency moves the angle by 1500 ulps.
-        let close = |found: &[f32], expected: &[f32]| {
-            found
-                .iter()
-                .zip(expected)
-                .all(|(a, b)| (a - b).abs() < 1e-4)
-        };
+        let close = |found: &[f32], expected: &[f32]| found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-4);
         assert!(
             close(cos, &expected_cos) && close(sin, &expected_sin),
             "{cos:?} {sin:?}"

@@ -126,12 +126,18 @@ pub struct Size {
 impl Size {
     /// The size one.
     pub fn one() -> Size {
-        Size { coefficient: 1, symbols: Vec::new() }
+        Size {
+            coefficient: 1,
+            symbols: Vec::new(),
+        }
     }
 
     /// A constant.
     pub fn constant(n: usize) -> Size {
-        Size { coefficient: n, symbols: Vec::new() }
+        Size {
+            coefficient: n,
+            symbols: Vec::new(),
+        }
     }
 
     /// The product of `dims`.
@@ -163,7 +169,9 @@ impl Size {
 
     /// Its value under `dims`; `None` where a symbol is unbound or the product overflows.
     pub fn value(&self, dims: &Dims) -> Option<usize> {
-        self.symbols.iter().try_fold(self.coefficient, |product, &s| product.checked_mul(dims.get(s)?))
+        self.symbols
+            .iter()
+            .try_fold(self.coefficient, |product, &s| product.checked_mul(dims.get(s)?))
     }
 }
 

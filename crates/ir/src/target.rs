@@ -62,17 +62,18 @@ impl Arch {
         }
     }
 
-    /// Shared memory of one block, and of an SM, in KiB; threads of an SM.
+    /// Shared memory of one block, and of an SM, in KiB; threads and blocks of an SM.
     ///
     /// "Technical specifications per compute capability" of the CUDA C++ programming guide. A block may have all of an
     /// SM's but 1 KiB.
-    fn limits(self) -> (usize, usize, usize) {
+    fn limits(self) -> (usize, usize, usize, usize) {
         match self {
-            Arch::Sm80 => (163, 164, 2048),
+            Arch::Sm80 => (163, 164, 2048, 32),
             // An Orin holds 48 warps an SM, as the other small parts do.
-            Arch::Sm87 => (163, 164, 1536),
-            Arch::Sm86 | Arch::Sm89 | Arch::Sm120 | Arch::Sm121 => (99, 100, 1536),
-            Arch::Sm90 | Arch::Sm90a | Arch::Sm100 | Arch::Sm100a | Arch::Sm103 => (227, 228, 2048),
+            Arch::Sm87 => (163, 164, 1536, 16),
+            Arch::Sm86 => (99, 100, 1536, 16),
+            Arch::Sm89 | Arch::Sm120 | Arch::Sm121 => (99, 100, 1536, 24),
+            Arch::Sm90 | Arch::Sm90a | Arch::Sm100 | Arch::Sm100a | Arch::Sm103 => (227, 228, 2048, 32),
         }
     }
 
@@ -102,10 +103,13 @@ impl FromStr for Arch {
     type Err = TargetError;
 
     fn from_str(text: &str) -> Result<Arch, TargetError> {
-        Arch::ALL.into_iter().find(|arch| arch.name() == text).ok_or_else(|| TargetError::Arch {
-            found: text.to_string(),
-            known: Arch::ALL.map(Arch::name).join(", "),
-        })
+        Arch::ALL
+            .into_iter()
+            .find(|arch| arch.name() == text)
+            .ok_or_else(|| TargetError::Arch {
+                found: text.to_string(),
+                known: Arch::ALL.map(Arch::name).join(", "),
+            })
     }
 }
 
@@ -149,6 +153,8 @@ pub struct Target {
     pub registers_per_sm: usize,
     /// Resident threads of an SM.
     pub threads_per_sm: usize,
+    /// Resident blocks of an SM.
+    pub blocks_per_sm: usize,
     /// Bytes of second-level cache.
     pub l2_bytes: usize,
     /// Dense bf16 tensor-core operations a second, f32 accumulation; a multiply-add is two.
@@ -175,7 +181,15 @@ const fn part(
     (sm_count, l2_mib): (usize, usize),
     (tensor_tflops, fma_tflops, dram_gbs): (f64, f64, f64),
 ) -> Part {
-    Part { name, arch, sm_count, l2_mib, tensor_tflops, fma_tflops, dram_gbs }
+    Part {
+        name,
+        arch,
+        sm_count,
+        l2_mib,
+        tensor_tflops,
+        fma_tflops,
+        dram_gbs,
+    }
 }
 
 /// From the makers' data sheets: (SMs, L2 MiB), (dense bf16 TFLOP/s with f32 accumulation, f32 TFLOP/s, GB/s).
@@ -203,21 +217,31 @@ const PARTS: [Part; 18] = [
 impl Target {
     /// The usual part of an architecture.
     pub fn for_arch(arch: Arch) -> Target {
-        Target { arch, ..Target::of(arch.usual_part()) }
+        Target {
+            arch,
+            ..Target::of(arch.usual_part())
+        }
     }
 
     /// The part named `name`, in any case, with or without spaces and dashes.
     pub fn gpu(name: &str) -> Result<Target, TargetError> {
-        let wanted: String =
-            name.chars().filter(|c| !matches!(c, ' ' | '-' | '_')).map(|c| c.to_ascii_lowercase()).collect();
-        PARTS.iter().find(|part| part.name == wanted).map(Target::of).ok_or_else(|| TargetError::Gpu {
-            found: name.to_string(),
-            known: PARTS.each_ref().map(|part| part.name).join(", "),
-        })
+        let wanted: String = name
+            .chars()
+            .filter(|c| !matches!(c, ' ' | '-' | '_'))
+            .map(|c| c.to_ascii_lowercase())
+            .collect();
+        PARTS
+            .iter()
+            .find(|part| part.name == wanted)
+            .map(Target::of)
+            .ok_or_else(|| TargetError::Gpu {
+                found: name.to_string(),
+                known: PARTS.each_ref().map(|part| part.name).join(", "),
+            })
     }
 
     fn of(part: &Part) -> Target {
-        let (shared_per_block, shared_per_sm, threads_per_sm) = part.arch.limits();
+        let (shared_per_block, shared_per_sm, threads_per_sm, blocks_per_sm) = part.arch.limits();
         Target {
             name: part.name.to_string(),
             arch: part.arch,
@@ -227,6 +251,7 @@ impl Target {
             registers_per_thread: 255,
             registers_per_sm: 65536,
             threads_per_sm,
+            blocks_per_sm,
             l2_bytes: part.l2_mib << 20,
             tensor_flops: part.tensor_tflops * 1e12,
             fma_flops: part.fma_tflops * 1e12,

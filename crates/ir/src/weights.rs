@@ -89,11 +89,7 @@ pub fn tensors(config: &MlaConfig) -> Vec<WeightSpec> {
         })
     };
     match config.d_q_latent {
-        None => add(
-            Role::Q,
-            "q_proj.weight",
-            &[n_heads * config.d_qk(), d_model],
-        ),
+        None => add(Role::Q, "q_proj.weight", &[n_heads * config.d_qk(), d_model]),
         Some(d_q) => {
             add(Role::QA, "q_a_proj.weight", &[d_q, d_model]);
             if config.attention_bias {
@@ -103,24 +99,12 @@ pub fn tensors(config: &MlaConfig) -> Vec<WeightSpec> {
             add(Role::QB, "q_b_proj.weight", &[n_heads * config.d_qk(), d_q]);
         }
     }
-    add(
-        Role::KvA,
-        "kv_a_proj_with_mqa.weight",
-        &[d_latent + d_rope, d_model],
-    );
+    add(Role::KvA, "kv_a_proj_with_mqa.weight", &[d_latent + d_rope, d_model]);
     if config.attention_bias {
-        add(
-            Role::KvABias,
-            "kv_a_proj_with_mqa.bias",
-            &[d_latent + d_rope],
-        );
+        add(Role::KvABias, "kv_a_proj_with_mqa.bias", &[d_latent + d_rope]);
     }
     add(Role::KvANorm, "kv_a_layernorm.weight", &[d_latent]);
-    add(
-        Role::KvB,
-        "kv_b_proj.weight",
-        &[n_heads * (d_nope + d_v), d_latent],
-    );
+    add(Role::KvB, "kv_b_proj.weight", &[n_heads * (d_nope + d_v), d_latent]);
     add(Role::O, "o_proj.weight", &[d_model, n_heads * d_v]);
     if config.attention_bias {
         add(Role::OBias, "o_proj.bias", &[d_model]);
@@ -208,10 +192,7 @@ fn key_value_parts(config: &MlaConfig) -> Vec<Part> {
 
 fn output_parts(config: &MlaConfig) -> Vec<Part> {
     let MlaConfig {
-        d_model,
-        n_heads,
-        d_v,
-        ..
+        d_model, n_heads, d_v, ..
     } = *config;
     let mut w_o = matrix("W_O", Role::O, d_model, 0..d_model, n_heads * d_v);
     w_o.shape = vec![d_model, n_heads, d_v];
@@ -223,13 +204,7 @@ fn output_parts(config: &MlaConfig) -> Vec<Part> {
 }
 
 /// Some rows of a tensor that isn't per head.
-fn matrix(
-    paper: &'static str,
-    from: Role,
-    tensor_rows: usize,
-    rows: Range<usize>,
-    cols: usize,
-) -> Part {
+fn matrix(paper: &'static str, from: Role, tensor_rows: usize, rows: Range<usize>, cols: usize) -> Part {
     Part {
         paper,
         from,
@@ -273,27 +248,18 @@ mod tests {
     use crate::presets;
 
     fn shapes() -> impl Strategy<Value = MlaConfig> {
-        let dims = (
-            1usize..6,
-            1usize..9,
-            1usize..9,
-            0usize..5,
-            1usize..9,
-            1usize..9,
-        );
+        let dims = (1usize..6, 1usize..9, 1usize..9, 0usize..5, 1usize..9, 1usize..9);
         (dims, proptest::option::of(1usize..9), any::<bool>()).prop_map(
-            |((n_heads, d_model, d_latent, d_half, d_nope, d_v), d_q_latent, attention_bias)| {
-                MlaConfig {
-                    n_heads,
-                    d_model,
-                    d_latent,
-                    d_rope: 2 * d_half,
-                    d_nope,
-                    d_v,
-                    d_q_latent,
-                    attention_bias,
-                    ..MlaConfig::from_inline("heads=1,d_model=1").unwrap()
-                }
+            |((n_heads, d_model, d_latent, d_half, d_nope, d_v), d_q_latent, attention_bias)| MlaConfig {
+                n_heads,
+                d_model,
+                d_latent,
+                d_rope: 2 * d_half,
+                d_nope,
+                d_v,
+                d_q_latent,
+                attention_bias,
+                ..MlaConfig::from_inline("heads=1,d_model=1").unwrap()
             },
         )
     }
@@ -340,26 +306,14 @@ mod tests {
     fn deepseek_v2_lite_has_its_checkpoints_names_and_shapes() {
         let config = presets::preset("deepseek-v2-lite").unwrap();
         let specs = tensors(&config);
-        assert_eq!(
-            shape_of(&specs, "q_proj.weight"),
-            Some([3072, 2048].as_slice())
-        );
+        assert_eq!(shape_of(&specs, "q_proj.weight"), Some([3072, 2048].as_slice()));
         assert_eq!(
             shape_of(&specs, "kv_a_proj_with_mqa.weight"),
             Some([576, 2048].as_slice())
         );
-        assert_eq!(
-            shape_of(&specs, "kv_a_layernorm.weight"),
-            Some([512].as_slice())
-        );
-        assert_eq!(
-            shape_of(&specs, "kv_b_proj.weight"),
-            Some([4096, 512].as_slice())
-        );
-        assert_eq!(
-            shape_of(&specs, "o_proj.weight"),
-            Some([2048, 2048].as_slice())
-        );
+        assert_eq!(shape_of(&specs, "kv_a_layernorm.weight"), Some([512].as_slice()));
+        assert_eq!(shape_of(&specs, "kv_b_proj.weight"), Some([4096, 512].as_slice()));
+        assert_eq!(shape_of(&specs, "o_proj.weight"), Some([2048, 2048].as_slice()));
         assert_eq!(specs.len(), 5);
     }
 
@@ -367,14 +321,8 @@ mod tests {
     fn a_query_latent_replaces_q_proj() {
         let specs = tensors(&presets::preset("deepseek-v3").unwrap());
         assert_eq!(shape_of(&specs, "q_proj.weight"), None);
-        assert_eq!(
-            shape_of(&specs, "q_a_proj.weight"),
-            Some([1536, 7168].as_slice())
-        );
-        assert_eq!(
-            shape_of(&specs, "q_b_proj.weight"),
-            Some([24576, 1536].as_slice())
-        );
+        assert_eq!(shape_of(&specs, "q_a_proj.weight"), Some([1536, 7168].as_slice()));
+        assert_eq!(shape_of(&specs, "q_b_proj.weight"), Some([24576, 1536].as_slice()));
     }
 
     #[test]
@@ -386,10 +334,7 @@ mod tests {
             .map(|spec| spec.suffix)
             .filter(|name| name.ends_with(".bias"))
             .collect();
-        assert_eq!(
-            biases,
-            ["q_a_proj.bias", "kv_a_proj_with_mqa.bias", "o_proj.bias"]
-        );
+        assert_eq!(biases, ["q_a_proj.bias", "kv_a_proj_with_mqa.bias", "o_proj.bias"]);
     }
 
     #[test]
@@ -397,10 +342,7 @@ mod tests {
         let config = presets::preset("minicpm3").unwrap();
         let parts = parts(&config);
         let w_uv = parts.iter().find(|part| part.paper == "W_UV").unwrap();
-        assert_eq!(
-            (w_uv.heads, w_uv.rows_per_head, w_uv.rows.clone()),
-            (40, 128, 64..128)
-        );
+        assert_eq!((w_uv.heads, w_uv.rows_per_head, w_uv.rows.clone()), (40, 128, 64..128));
         assert_eq!(w_uv.shape, [40, 64, 256]);
     }
 

@@ -94,12 +94,7 @@ pub struct Rejected {
 ///
 /// # Errors
 /// Where the region has no program, or no schedule fits `target`.
-pub fn region_source(
-    plan: &Plan,
-    region: &Region,
-    target: &Target,
-    dims: &Dims,
-) -> Result<SourceKernel, RuntimeError> {
+pub fn region_source(plan: &Plan, region: &Region, target: &Target, dims: &Dims) -> Result<SourceKernel, RuntimeError> {
     let mut first_error = None;
     for schedule in candidates(plan, region, target, dims)? {
         match source(plan, region, target, schedule) {
@@ -131,45 +126,64 @@ pub fn compile_region(
 ) -> Result<CompiledKernel, RuntimeError> {
     let _span = tracing::info_span!("compile", kernel = %region.name, arch = %target.arch).entered();
     let key = choice_key(plan, region, target, dims, nvrtc);
-    if let Some(schedule) = cache.get_blob(CHOICE, &key).and_then(|bytes| parse_schedule(&bytes)) {
-        let kernel = source(plan, region, target, schedule)?;
-        let compiled = compile(kernel, target, nvrtc, cache)?;
-        // A choice that another version of the generator made may no longer be a good one.
-        if compiled.resources.spill_bytes == 0 {
-            return Ok(compiled);
-        }
+    let remembered = cache.get_blob(CHOICE, &key).and_then(|bytes| parse_schedule(&bytes));
+    // What another state of the generator chose may be no schedule now, or no good one: then it is chosen anew.
+    let compiled = remembered.map(|schedule| {
+        source(plan, region, target, schedule).and_then(|kernel| compile(kernel, target, nvrtc, cache))
+    });
+    if let Some(Ok(compiled)) = compiled
+        && compiled.resources.spill_bytes == 0
+    {
+        return Ok(compiled);
     }
     let mut rejected = Vec::new();
     for schedule in candidates(plan, region, target, dims)?.into_iter().take(MOST_TRIED) {
         let kernel = match source(plan, region, target, schedule) {
             Ok(kernel) => kernel,
             Err(RuntimeError::Lower(error)) => {
-                rejected.push(Rejected { schedule, reason: error.to_string() });
+                rejected.push(Rejected {
+                    schedule,
+                    reason: error.to_string(),
+                });
                 continue;
             }
             Err(error) => return Err(error),
         };
         let compiled = compile(kernel, target, nvrtc, cache)?;
-        let Resources { registers, spill_bytes, .. } = compiled.resources;
+        let Resources {
+            registers, spill_bytes, ..
+        } = compiled.resources;
         if spill_bytes == 0 {
             cache.put_blob(CHOICE, &key, print_schedule(&schedule).as_bytes());
             return Ok(CompiledKernel { rejected, ..compiled });
         }
         tracing::debug!(%schedule, registers, spill_bytes, "spills");
-        rejected.push(Rejected { schedule, reason: format!("{registers} registers, {spill_bytes} bytes spilled") });
+        rejected.push(Rejected {
+            schedule,
+            reason: format!("{registers} registers, {spill_bytes} bytes spilled"),
+        });
     }
     Err(none_fits(region, target, rejected))
 }
 
 fn none_fits(region: &Region, target: &Target, rejected: Vec<Rejected>) -> RuntimeError {
-    RuntimeError::NoSchedule { kernel: region.name.clone(), arch: target.arch, rejected }
+    RuntimeError::NoSchedule {
+        kernel: region.name.clone(),
+        arch: target.arch,
+        rejected,
+    }
 }
 
 fn source(plan: &Plan, region: &Region, target: &Target, schedule: Schedule) -> Result<SourceKernel, RuntimeError> {
     let tile = build(plan, region, &schedule)?;
     let thread = lower(&tile, &schedule, target)?;
     let source = cuda::print(&thread);
-    Ok(SourceKernel { schedule, tile, thread, source })
+    Ok(SourceKernel {
+        schedule,
+        tile,
+        thread,
+        source,
+    })
 }
 
 fn compile(
@@ -178,16 +192,26 @@ fn compile(
     nvrtc: &Nvrtc,
     cache: &KernelCache,
 ) -> Result<CompiledKernel, RuntimeError> {
-    let name = kernel.tile.name;
+    let name = kernel.tile.name.clone();
     let options = Vec::new();
     let arch = target.arch.to_string();
-    let source = CudaSource { name: format!("{name}.cu"), text: kernel.source, arch, options };
+    let source = CudaSource {
+        name: format!("{name}.cu"),
+        text: kernel.source,
+        arch,
+        options,
+    };
     let (compiled, outcome) = cache.get_or_compile(nvrtc, &source)?;
     let Some(found) = compiled.resources.iter().find(|resources| resources.name == name) else {
-        return Err(RuntimeError::NoResources { kernel: name, arch: target.arch });
+        return Err(RuntimeError::NoResources {
+            kernel: name,
+            arch: target.arch,
+        });
     };
     let resources = resources(found, &kernel.thread, target);
-    let Compiled { ptx, cubin, compile_ms, .. } = compiled;
+    let Compiled {
+        ptx, cubin, compile_ms, ..
+    } = compiled;
     let CudaSource { text, options, .. } = source;
     Ok(CompiledKernel {
         name,
@@ -220,29 +244,53 @@ fn resources(found: &KernelResources, thread: &ThreadProgram, target: &Target) -
 
 /// Blocks that an SM holds at a time.
 fn resident_blocks(registers: usize, shared: usize, threads: usize, target: &Target) -> usize {
-    let of_warp = (32 * registers).next_multiple_of(REGISTER_GRANULE).max(REGISTER_GRANULE);
+    let of_warp = (32 * registers)
+        .next_multiple_of(REGISTER_GRANULE)
+        .max(REGISTER_GRANULE);
     let warps = threads.div_ceil(32).max(1);
     let by_registers = target.registers_per_sm / of_warp / warps;
     let by_shared = target.shared_per_sm / (shared + SHARED_RESERVED);
-    by_registers.min(by_shared).min(target.threads_per_sm / (32 * warps))
+    by_registers
+        .min(by_shared)
+        .min(target.threads_per_sm / (32 * warps))
+        .min(target.blocks_per_sm)
 }
 
 /// Everything that the order of the schedules and the compiler's verdict depend on.
 fn choice_key(plan: &Plan, region: &Region, target: &Target, dims: &Dims, nvrtc: &Nvrtc) -> String {
     let identity = nvrtc.identity();
-    format!("{}\n{}\n{plan}\n{target:?}\n{dims:?}\n{identity}", region.name, plan.graph)
+    format!(
+        "{}\n{}\n{plan}\n{target:?}\n{dims:?}\n{identity}",
+        region.name, plan.graph
+    )
 }
 
 fn print_schedule(schedule: &Schedule) -> String {
-    let Schedule { block_m, block_n, block_k, warps_m, warps_n, stages } = *schedule;
+    let Schedule {
+        block_m,
+        block_n,
+        block_k,
+        warps_m,
+        warps_n,
+        stages,
+    } = *schedule;
     format!("{block_m} {block_n} {block_k} {warps_m} {warps_n} {stages}")
 }
 
 fn parse_schedule(bytes: &[u8]) -> Option<Schedule> {
     let text = std::str::from_utf8(bytes).ok()?;
     let numbers: Vec<usize> = text.split(' ').map(str::parse).collect::<Result<_, _>>().ok()?;
-    let &[block_m, block_n, block_k, warps_m, warps_n, stages] = numbers.as_slice() else { return None };
-    Some(Schedule { block_m, block_n, block_k, warps_m, warps_n, stages })
+    let &[block_m, block_n, block_k, warps_m, warps_n, stages] = numbers.as_slice() else {
+        return None;
+    };
+    Some(Schedule {
+        block_m,
+        block_n,
+        block_k,
+        warps_m,
+        warps_n,
+        stages,
+    })
 }
 
 #[cfg(test)]
@@ -252,11 +300,42 @@ mod tests {
 
     #[test]
     fn schedules_are_remembered_exactly() {
-        let schedule = Schedule { block_m: 64, block_n: 32, block_k: 0, warps_m: 2, warps_n: 4, stages: 3 };
+        let schedule = Schedule {
+            block_m: 64,
+            block_n: 32,
+            block_k: 0,
+            warps_m: 2,
+            warps_n: 4,
+            stages: 3,
+        };
         assert_eq!(parse_schedule(print_schedule(&schedule).as_bytes()), Some(schedule));
         for damaged in ["", "64 32", "64 32 0 2 4 3 1", "64 32 0 2 4 x", "64 32 0 2 4 -3"] {
             assert_eq!(parse_schedule(damaged.as_bytes()), None, "{damaged}");
         }
+    }
+
+    #[test]
+    fn every_refusal_is_listed() {
+        let schedule = Schedule {
+            block_m: 64,
+            block_n: 32,
+            block_k: 0,
+            warps_m: 2,
+            warps_n: 4,
+            stages: 3,
+        };
+        let reason = "255 registers, 16 bytes spilled".to_string();
+        let rejected = vec![Rejected { schedule, reason }];
+        let error = RuntimeError::NoSchedule {
+            kernel: "attention".into(),
+            arch: Arch::Sm120,
+            rejected,
+        }
+        .to_string();
+        assert_eq!(
+            error,
+            "kernel attention for sm_120: every schedule fails:\n  block 64x32, warps 2x4, stages 3: 255 registers, 16 bytes spilled"
+        );
     }
 
     #[test]
@@ -267,6 +346,6 @@ mod tests {
         assert_eq!(resident_blocks(32, 0, 256, &a100), 8);
         assert_eq!(resident_blocks(32, 81 << 10, 256, &a100), 2);
         assert_eq!(resident_blocks(32, 200 << 10, 256, &a100), 0);
-        assert_eq!(resident_blocks(0, 0, 32, &a100), 64);
+        assert_eq!(resident_blocks(0, 0, 32, &a100), 32);
     }
 }

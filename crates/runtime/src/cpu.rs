@@ -12,7 +12,7 @@ use mlafuse_ir::size::{Dims, Symbol};
 use crate::{Buffer, Device, Kernel, RuntimeError};
 
 /// Cached tokens that are worth a split of their own.
-const TOKENS_PER_SPLIT: usize = 256;
+const TOKENS_PER_SPLIT: usize = 128;
 /// Most splits: each adds a partial result that the combine reads.
 const MOST_SPLITS: usize = 16;
 
@@ -34,7 +34,10 @@ impl Device for Cpu {
 
     fn alloc(&self, bytes: usize) -> Result<Buffer, RuntimeError> {
         // The allocator aborts the process where a `Vec` cannot be had, so ask first.
-        let refused = || RuntimeError::OutOfMemory { device: self.name(), bytes };
+        let refused = || RuntimeError::OutOfMemory {
+            device: self.name(),
+            bytes,
+        };
         let mut probe: Vec<u8> = Vec::new();
         probe.try_reserve_exact(bytes).map_err(|_| refused())?;
         drop(probe);
@@ -59,7 +62,7 @@ impl Device for Cpu {
     fn splits(&self, dims: &Dims) -> usize {
         // Long prefills have blocks enough without splitting.
         match (dims.get(Symbol::S), dims.get(Symbol::T)) {
-            (Some(cached), Some(..=8)) => (cached / TOKENS_PER_SPLIT).clamp(1, MOST_SPLITS),
+            (Some(cached), Some(..=8)) => cached.div_ceil(TOKENS_PER_SPLIT).clamp(1, MOST_SPLITS),
             _ => 1,
         }
     }

@@ -13,6 +13,7 @@ use mlafuse_ir::target::{Arch, TargetError};
 
 use crate::RuntimeError;
 use crate::cpu::Cpu;
+use crate::driver::{self, Driver};
 
 /// What computes.
 ///
@@ -43,7 +44,9 @@ pub enum DeviceSpec {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceSpecError {
     /// Not a device's name.
-    #[error("device \"{found}\": expected cpu, sim, sim:ARCH (as sim:sm_90a), cuda, cuda:NUMBER, reference or reference:f64")]
+    #[error(
+        "device \"{found}\": expected cpu, sim, sim:ARCH (as sim:sm_90a), cuda, cuda:NUMBER, reference or reference:f64"
+    )]
     Name {
         /// The text.
         found: String,
@@ -76,19 +79,26 @@ impl FromStr for DeviceSpec {
     type Err = DeviceSpecError;
 
     fn from_str(text: &str) -> Result<DeviceSpec, DeviceSpecError> {
-        let unknown = || DeviceSpecError::Name { found: text.to_string() };
-        let (name, rest) = text.split_once(':').map_or((text, None), |(name, rest)| (name, Some(rest)));
+        let unknown = || DeviceSpecError::Name {
+            found: text.to_string(),
+        };
+        let (name, rest) = text
+            .split_once(':')
+            .map_or((text, None), |(name, rest)| (name, Some(rest)));
         match (name, rest) {
             ("cpu", None) => Ok(DeviceSpec::Cpu),
             ("sim", None) => Ok(DeviceSpec::Sim { arch: None }),
             ("sim", Some(arch)) => match arch.parse() {
                 Ok(arch) => Ok(DeviceSpec::Sim { arch: Some(arch) }),
-                Err(reason) => Err(DeviceSpecError::Arch { found: text.to_string(), reason }),
+                Err(reason) => Err(DeviceSpecError::Arch {
+                    found: text.to_string(),
+                    reason,
+                }),
             },
             ("cuda", None) => Ok(DeviceSpec::Cuda { ordinal: 0 }),
-            ("cuda", Some(ordinal)) if ordinal.bytes().all(|b| b.is_ascii_digit()) => {
-                Ok(DeviceSpec::Cuda { ordinal: ordinal.parse().map_err(|_| unknown())? })
-            }
+            ("cuda", Some(ordinal)) if ordinal.bytes().all(|b| b.is_ascii_digit()) => Ok(DeviceSpec::Cuda {
+                ordinal: ordinal.parse().map_err(|_| unknown())?,
+            }),
             ("reference", None) => Ok(DeviceSpec::Reference { f64: false }),
             ("reference", Some("f64")) => Ok(DeviceSpec::Reference { f64: true }),
             _ => Err(unknown()),
@@ -181,14 +191,20 @@ pub fn open(spec: DeviceSpec) -> Result<Arc<dyn Device>, RuntimeError> {
         DeviceSpec::Cuda { .. } => format!("this version does not run on GPUs ({})", driver()),
         DeviceSpec::Reference { .. } => "the interpreter executes graphs, not kernels".to_string(),
     };
-    Err(RuntimeError::NoDevice { device: spec.to_string(), reason, here: HERE })
+    Err(RuntimeError::NoDevice {
+        device: spec.to_string(),
+        reason,
+        here: HERE,
+    })
 }
 
-fn driver() -> &'static str {
-    // SAFETY: looks for a library by the loader's rules and calls nothing in it but its initialisers.
-    match unsafe { cudarc::driver::sys::is_culib_present() } {
-        true => "a CUDA driver was found",
-        false => "and no CUDA driver was found",
+fn driver() -> String {
+    match driver::probe() {
+        Driver::Present {
+            version: (major, minor),
+            ..
+        } => format!("a driver for CUDA {major}.{minor} was found"),
+        Driver::Missing { reason } => format!("and no CUDA driver was found: {reason}"),
     }
 }
 
@@ -198,7 +214,15 @@ mod tests {
 
     #[test]
     fn names_round_trip() {
-        for text in ["cpu", "sim", "sim:sm_90a", "cuda", "cuda:1", "reference", "reference:f64"] {
+        for text in [
+            "cpu",
+            "sim",
+            "sim:sm_90a",
+            "cuda",
+            "cuda:1",
+            "reference",
+            "reference:f64",
+        ] {
             let spec: DeviceSpec = text.parse().unwrap();
             assert_eq!(spec.to_string(), text);
         }
@@ -207,9 +231,21 @@ mod tests {
 
     #[test]
     fn what_is_allowed_is_said() {
-        for text in ["", "gpu", "cpu:0", "cuda:", "cuda:-1", "cuda:99999999999999999999", "reference:f32", "CPU"] {
+        for text in [
+            "",
+            "gpu",
+            "cpu:0",
+            "cuda:",
+            "cuda:-1",
+            "cuda:99999999999999999999",
+            "reference:f32",
+            "CPU",
+        ] {
             let error = text.parse::<DeviceSpec>().unwrap_err().to_string();
-            assert!(error.contains(&format!("\"{text}\"")) && error.contains("reference:f64"), "{error}");
+            assert!(
+                error.contains(&format!("\"{text}\"")) && error.contains("reference:f64"),
+                "{error}"
+            );
         }
         let error = "sim:sm_70".parse::<DeviceSpec>().unwrap_err().to_string();
         assert!(error.contains("sim:sm_70") && error.contains("sm_80"), "{error}");
@@ -217,10 +253,19 @@ mod tests {
 
     #[test]
     fn devices_that_are_not_here_are_named() {
-        for (spec, words) in [("sim:sm_80", "simulator"), ("cuda:3", "CUDA driver"), ("reference", "interpreter")] {
-            let Err(error) = open(spec.parse().unwrap()) else { panic!("{spec} was opened") };
+        for (spec, words) in [
+            ("sim:sm_80", "simulator"),
+            ("cuda:3", "driver"),
+            ("reference", "interpreter"),
+        ] {
+            let Err(error) = open(spec.parse().unwrap()) else {
+                panic!("{spec} was opened")
+            };
             let error = error.to_string();
-            assert!(error.starts_with(&format!("device {spec}: ")) && error.contains(words), "{error}");
+            assert!(
+                error.starts_with(&format!("device {spec}: ")) && error.contains(words),
+                "{error}"
+            );
             assert!(error.contains("devices here: cpu"), "{error}");
         }
         assert!(open(DeviceSpec::Cpu).is_ok());

@@ -59,13 +59,25 @@ pub fn probe() -> Driver {
     // SAFETY: loading the driver runs its initialisers, which NVIDIA makes for being loaded by any process.
     let library = match unsafe { Library::new(LIBRARY) } {
         Ok(library) => library,
-        Err(error) => return Driver::Missing { reason: error.to_string() },
+        Err(error) => {
+            return Driver::Missing { reason: words(&error) };
+        }
     };
     // SAFETY: the types are those of cuda.h for these names; `library` outlives every call below.
     let functions = unsafe { functions(&library) };
     match functions {
         Ok(functions) => functions.ask(),
-        Err(error) => Driver::Missing { reason: format!("{LIBRARY} lacks a function: {error}") },
+        Err(error) => Driver::Missing {
+            reason: format!("{LIBRARY} lacks a function: {}", words(&error)),
+        },
+    }
+}
+
+/// The loader's own words, which the error's text leaves out.
+fn words(error: &libloading::Error) -> String {
+    match error {
+        libloading::Error::DlOpen { source } | libloading::Error::DlSym { source } => source.to_string(),
+        other => other.to_string(),
     }
 }
 
@@ -91,7 +103,10 @@ impl Functions {
         // SAFETY: writes one int; allowed before cuInit. On failure the version stays 0.
         let _ = unsafe { (self.version)(&mut version) };
         let version = u32::try_from(version).unwrap_or(0);
-        Driver::Present { version: (version / 1000, version % 1000 / 10), gpus: self.gpus() }
+        Driver::Present {
+            version: (version / 1000, version % 1000 / 10),
+            gpus: self.gpus(),
+        }
     }
 
     fn gpus(&self) -> Result<Vec<Gpu>, String> {
@@ -109,17 +124,25 @@ impl Functions {
         checked("cuDeviceGet", unsafe { (self.get)(&mut device, ordinal) })?;
         let mut name: [c_char; 256] = [0; 256];
         // SAFETY: writes at most 255 bytes and a NUL to `name`.
-        checked("cuDeviceGetName", unsafe { (self.name)(name.as_mut_ptr(), 255, device) })?;
+        checked("cuDeviceGetName", unsafe {
+            (self.name)(name.as_mut_ptr(), 255, device)
+        })?;
         // SAFETY: the last byte is still 0, so the text ends inside `name`.
         let name = unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned();
         let attribute = |which: c_int| {
             let mut value: c_int = 0;
             // SAFETY: writes one int; the device is the driver's own.
-            checked("cuDeviceGetAttribute", unsafe { (self.attribute)(&mut value, which, device) })?;
+            checked("cuDeviceGetAttribute", unsafe {
+                (self.attribute)(&mut value, which, device)
+            })?;
             Ok::<u32, String>(u32::try_from(value).unwrap_or(0))
         };
         let capability = (attribute(CAPABILITY_MAJOR)?, attribute(CAPABILITY_MINOR)?);
-        Ok(Gpu { name, capability, sm_count: attribute(MULTIPROCESSOR_COUNT)? })
+        Ok(Gpu {
+            name,
+            capability,
+            sm_count: attribute(MULTIPROCESSOR_COUNT)?,
+        })
     }
 }
 

@@ -74,7 +74,7 @@ pub enum RuntimeError {
     Build(#[from] BuildError),
     /// No thread program.
     #[error(transparent)]
-    Lower(#[from] LowerError),
+    Lower(Box<LowerError>),
     /// The CPU executor failed.
     #[error(transparent)]
     Cpu(#[from] CpuError),
@@ -101,6 +101,15 @@ pub enum RuntimeError {
     },
 }
 
+impl From<LowerError> for RuntimeError {
+    fn from(error: LowerError) -> RuntimeError {
+        RuntimeError::Lower(Box::new(error))
+    }
+}
+
 fn listed(rejected: &[Rejected]) -> String {
-    rejected.iter().map(|rejected| format!("\n  {}: {}", rejected.schedule, rejected.reason)).collect()
+    rejected
+        .iter()
+        .map(|rejected| format!("\n  {}: {}", rejected.schedule, rejected.reason))
+        .collect()
 }

@@ -65,9 +65,19 @@ impl Executable {
             tracing::debug!(kernel = %region.name, %schedule, "built");
             let kernel = device.prepare(&program, &schedule)?;
             let buffers = tensors(&plan, &program)?;
-            steps.push(Step { name: region.name.clone(), schedule, kernel, buffers });
+            steps.push(Step {
+                name: region.name.clone(),
+                schedule,
+                kernel,
+                buffers,
+            });
         }
-        Ok(Executable { device, plan, steps, temps: Mutex::default() })
+        Ok(Executable {
+            device,
+            plan,
+            steps,
+            temps: Mutex::default(),
+        })
     }
 
     /// What it executes.
@@ -99,7 +109,11 @@ impl Executable {
         let bound = self.bind(&dims, inputs, &mut kept)?;
         let kernels = self.launch(&dims, &bound);
         *self.temps.lock().unwrap_or_else(PoisonError::into_inner) = kept;
-        Ok(Run { outputs: self.outputs(&bound), kernels: kernels?, splits })
+        Ok(Run {
+            outputs: self.outputs(&bound),
+            kernels: kernels?,
+            splits,
+        })
     }
 
     fn launch(&self, dims: &Dims, bound: &[Buffer]) -> Result<Vec<KernelTime>, RuntimeError> {
@@ -111,7 +125,10 @@ impl Executable {
             step.kernel.launch(dims, &buffers)?;
             let ms = start.elapsed().as_secs_f64() * 1e3;
             tracing::trace!(ms, "launched");
-            times.push(KernelTime { name: step.name.clone(), ms });
+            times.push(KernelTime {
+                name: step.name.clone(),
+                ms,
+            });
         }
         Ok(times)
     }
@@ -147,7 +164,10 @@ impl Executable {
         let elements = buffer.size.value(dims);
         let bytes = elements.and_then(|elements| elements.checked_mul(buffer.dtype.size_bytes()));
         bytes.filter(|&bytes| bytes <= isize::MAX as usize).ok_or_else(|| {
-            let values: Vec<String> = dims.iter().map(|(symbol, value)| format!("{symbol} = {value}")).collect();
+            let values: Vec<String> = dims
+                .iter()
+                .map(|(symbol, value)| format!("{symbol} = {value}"))
+                .collect();
             RuntimeError::BufferSize {
                 plan: self.plan.graph.name.clone(),
                 buffer: buffer.name.clone(),
@@ -157,18 +177,20 @@ impl Executable {
         })
     }
 
-    fn input(
-        &self,
-        name: &str,
-        expected: usize,
-        inputs: &BTreeMap<String, Buffer>,
-    ) -> Result<Buffer, RuntimeError> {
+    fn input(&self, name: &str, expected: usize, inputs: &BTreeMap<String, Buffer>) -> Result<Buffer, RuntimeError> {
         let plan = || self.plan.graph.name.clone();
-        let buffer =
-            inputs.get(name).ok_or_else(|| RuntimeError::MissingInput { plan: plan(), name: name.to_string() })?;
+        let buffer = inputs.get(name).ok_or_else(|| RuntimeError::MissingInput {
+            plan: plan(),
+            name: name.to_string(),
+        })?;
         if buffer.len() < expected {
             let found = buffer.len();
-            return Err(RuntimeError::InputSize { plan: plan(), name: name.to_string(), expected, found });
+            return Err(RuntimeError::InputSize {
+                plan: plan(),
+                name: name.to_string(),
+                expected,
+                found,
+            });
         }
         Ok(buffer.clone())
     }
@@ -195,10 +217,89 @@ fn tensors(plan: &Plan, program: &TileProgram) -> Result<Vec<BufferId>, RuntimeE
     for param in &program.params {
         if let ParamKind::Tensor { buffer, .. } = param.kind {
             if buffer.0 >= plan.buffers.len() {
-                return Err(RuntimeError::Parameter { kernel: program.name.clone(), param: param.name.clone() });
+                return Err(RuntimeError::Parameter {
+                    kernel: program.name.clone(),
+                    param: param.name.clone(),
+                });
             }
             buffers.push(buffer);
         }
     }
     Ok(buffers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DeviceSpec, open};
+    use mlafuse_ir::plan::unfused;
+    use mlafuse_ir::text::parse;
+
+    const SCALE_TWICE: &str = "graph g { %x = input \"x\" : f32[T, 4]
+        %a = scale factor=2.0 %x : f32[T, 4]
+        %b = scale factor=0.5 %a : f32[T, 4] output \"b\" %b }";
+
+    fn executable() -> Executable {
+        let plan = unfused(&parse(SCALE_TWICE).unwrap()).unwrap();
+        Executable::new(open(DeviceSpec::Cpu).unwrap(), plan, &Dims::new().with(Symbol::T, 2)).unwrap()
+    }
+
+    fn floats(device: &dyn Device, values: &[f32]) -> Buffer {
+        let buffer = device.alloc(4 * values.len()).unwrap();
+        for (i, value) in values.iter().enumerate() {
+            device.write(&buffer, 4 * i, &value.to_le_bytes()).unwrap();
+        }
+        buffer
+    }
+
+    #[test]
+    fn memory_between_kernels_is_reused_and_outputs_are_not() {
+        let executable = executable();
+        let device = executable.device().as_ref();
+        let run = |rows: usize, start: f32| {
+            let values: Vec<f32> = (0..4 * rows).map(|i| start + i as f32).collect();
+            let inputs = BTreeMap::from([("x".to_string(), floats(device, &values))]);
+            let run = executable.run(&Dims::new().with(Symbol::T, rows), &inputs).unwrap();
+            assert_eq!(
+                run.kernels
+                    .iter()
+                    .map(|kernel| kernel.name.as_str())
+                    .collect::<Vec<_>>(),
+                ["scale_a", "scale_b"]
+            );
+            (values, run.outputs["b"].clone())
+        };
+        let runs = [run(3, 0.0), run(1, 50.0), run(5, 100.0)];
+        for (values, output) in runs {
+            let mut bytes = vec![0; output.len()];
+            device.read(&output, 0, &mut bytes).unwrap();
+            let found: Vec<f32> = bytes
+                .chunks(4)
+                .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+                .collect();
+            assert_eq!(found, values);
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let executable = executable();
+        let device = executable.device().as_ref();
+        let dims = Dims::new().with(Symbol::T, 2);
+        let error = executable.run(&dims, &BTreeMap::new()).unwrap_err().to_string();
+        assert_eq!(error, "plan g: input x is missing");
+        let short = BTreeMap::from([("x".to_string(), floats(device, &[1.0]))]);
+        let error = executable.run(&dims, &short).unwrap_err().to_string();
+        assert_eq!(error, "plan g: input x has 4 bytes; expected at least 32");
+        let error = executable.run(&Dims::new(), &short).unwrap_err().to_string();
+        assert!(
+            error.starts_with("plan g: the size of buffer x, 4*T elements, is unknown"),
+            "{error}"
+        );
+        let error = executable
+            .run(&Dims::new().with(Symbol::T, usize::MAX), &short)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("too large"), "{error}");
+    }
 }

@@ -27,12 +27,10 @@ pub fn cache_folder() -> Result<PathBuf, FolderError> {
         let own = PathBuf::from(own);
         return Ok(std::path::absolute(&own).unwrap_or(own));
     }
-    in_home(variable("XDG_CACHE_HOME"), variable("HOME"), ".cache").ok_or(
-        FolderError::Undetermined {
-            what: "cache",
-            tried: "MLAFUSE_CACHE, XDG_CACHE_HOME, HOME",
-        },
-    )
+    in_home(variable("XDG_CACHE_HOME"), variable("HOME"), ".cache").ok_or(FolderError::Undetermined {
+        what: "cache",
+        tried: "MLAFUSE_CACHE, XDG_CACHE_HOME, HOME",
+    })
 }
 
 /// The folder for set-up data: `$XDG_DATA_HOME/mlafuse`, else `~/.local/share/mlafuse`. An NVRTC
@@ -41,12 +39,10 @@ pub fn cache_folder() -> Result<PathBuf, FolderError> {
 /// # Errors
 /// [`FolderError::Undetermined`] when none of the variables gives a place.
 pub fn data_folder() -> Result<PathBuf, FolderError> {
-    in_home(variable("XDG_DATA_HOME"), variable("HOME"), ".local/share").ok_or(
-        FolderError::Undetermined {
-            what: "data",
-            tried: "XDG_DATA_HOME, HOME",
-        },
-    )
+    in_home(variable("XDG_DATA_HOME"), variable("HOME"), ".local/share").ok_or(FolderError::Undetermined {
+        what: "data",
+        tried: "XDG_DATA_HOME, HOME",
+    })
 }
 
 /// An environment variable; an empty one counts as unset, as the XDG specification says.
@@ -83,10 +79,7 @@ mod tests {
 
     #[test]
     fn relative_xdg_is_ignored() {
-        assert_eq!(
-            place(Some("x"), Some("/h")),
-            Some("/h/.cache/mlafuse".into())
-        );
+        assert_eq!(place(Some("x"), Some("/h")), Some("/h/.cache/mlafuse".into()));
         assert_eq!(place(Some("x"), None), None);
         assert_eq!(place(None, Some("h")), None);
     }

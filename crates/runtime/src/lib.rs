@@ -4,10 +4,10 @@
 //! CUBIN for a GPU, with or without one being there.
 
 pub mod cache;
-pub mod driver;
 mod compile;
 mod cpu;
 mod device;
+pub mod driver;
 mod error;
 mod executable;
 pub mod folders;

@@ -75,11 +75,7 @@ pub fn compare(got: &HostTensor, want: &HostTensor) -> Result<Comparison> {
     }
     Ok(Comparison {
         max_abs,
-        rel_l2: if diff2 == 0.0 {
-            0.0
-        } else {
-            (diff2 / want2).sqrt()
-        },
+        rel_l2: if diff2 == 0.0 { 0.0 } else { (diff2 / want2).sqrt() },
         // The same as 1 - 2·Σxy / Σ(x² + y²), without the cancellation.
         cosine_diff: diff2 / (got2 + want2),
         count,
@@ -131,10 +127,7 @@ mod tests {
             ([nan, 1.0], [nan, 1.0]),
             ([nan, inf], [0.0, 1.0]),
         ] {
-            assert!(
-                metrics(of(&got, &want)).iter().all(|m| m.is_nan()),
-                "{got:?} {want:?}"
-            );
+            assert!(metrics(of(&got, &want)).iter().all(|m| m.is_nan()), "{got:?} {want:?}");
         }
     }
 
@@ -167,10 +160,7 @@ mod tests {
         let a = HostTensor::from_f32(&[1, 2], &[1.0, 2.0]).unwrap();
         assert_eq!(compare(&a.to_dtype(DType::BF16), &a).unwrap().max_abs, 0.0);
         let error = compare(&a, &a.reshape(&[2, 1]).unwrap()).unwrap_err();
-        assert!(
-            error.to_string().contains("expected [2, 1], got [1, 2]"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("expected [2, 1], got [1, 2]"), "{error}");
     }
 
     proptest! {

@@ -102,17 +102,11 @@ mod tests {
         // 1 + 2^-8 is the tie between 1 and the next bf16; 2^-50 is below f32's and half's sight.
         let tie = 1.0 + 2f64.powi(-8);
         assert_eq!(bf16_from_f64(tie).to_f64(), 1.0);
-        assert_eq!(
-            bf16_from_f64(tie + 2f64.powi(-50)).to_f64(),
-            1.0 + 2f64.powi(-7)
-        );
+        assert_eq!(bf16_from_f64(tie + 2f64.powi(-50)).to_f64(), 1.0 + 2f64.powi(-7));
         assert_eq!(bf16_from_f64(tie - 2f64.powi(-50)).to_f64(), 1.0);
         let tie = 1.0 + 2f64.powi(-11);
         assert_eq!(f16_from_f64(tie).to_f64(), 1.0);
-        assert_eq!(
-            f16_from_f64(tie + 2f64.powi(-50)).to_f64(),
-            1.0 + 2f64.powi(-10)
-        );
+        assert_eq!(f16_from_f64(tie + 2f64.powi(-50)).to_f64(), 1.0 + 2f64.powi(-10));
     }
 
     #[test]
@@ -143,10 +137,7 @@ mod tests {
         let floats = [1.9f32, -1.9, f32::NAN, 1e30];
         let bytes = AlignedBytes::copy_of(bytemuck::cast_slice(&floats));
         let ints = convert(DType::F32, bytes.as_slice(), DType::I32);
-        assert_eq!(
-            bytemuck::cast_slice::<u8, i32>(ints.as_slice()),
-            [1, -1, 0, i32::MAX]
-        );
+        assert_eq!(bytemuck::cast_slice::<u8, i32>(ints.as_slice()), [1, -1, 0, i32::MAX]);
     }
 
     proptest! {

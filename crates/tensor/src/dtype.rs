@@ -30,14 +30,7 @@ pub enum DType {
 
 impl DType {
     /// Every element type, in declaration order.
-    pub const ALL: [Self; 6] = [
-        Self::F64,
-        Self::F32,
-        Self::F16,
-        Self::BF16,
-        Self::I32,
-        Self::I64,
-    ];
+    pub const ALL: [Self; 6] = [Self::F64, Self::F32, Self::F16, Self::BF16, Self::I32, Self::I64];
 
     /// Bytes of one element.
     pub const fn size_bytes(self) -> usize {
@@ -81,9 +74,7 @@ impl FromStr for DType {
         Self::ALL
             .into_iter()
             .find(|dtype| dtype.name() == text)
-            .ok_or_else(|| TensorError::UnknownDType {
-                found: text.to_owned(),
-            })
+            .ok_or_else(|| TensorError::UnknownDType { found: text.to_owned() })
     }
 }
 
@@ -96,10 +87,7 @@ mod tests {
         for dtype in DType::ALL {
             let text = dtype.to_string();
             assert_eq!(text.parse::<DType>().unwrap(), dtype);
-            assert_eq!(
-                serde_json::to_string(&dtype).unwrap(),
-                format!("\"{text}\"")
-            );
+            assert_eq!(serde_json::to_string(&dtype).unwrap(), format!("\"{text}\""));
         }
         assert_eq!(format!("[{:>5}]", DType::BF16), "[ bf16]");
     }
@@ -107,18 +95,12 @@ mod tests {
     #[test]
     fn unknown_text_names_what_is_allowed() {
         let message = "fp8".parse::<DType>().unwrap_err().to_string();
-        assert!(
-            message.contains("\"fp8\"") && message.contains("bf16"),
-            "{message}"
-        );
+        assert!(message.contains("\"fp8\"") && message.contains("bf16"), "{message}");
     }
 
     #[test]
     fn sizes() {
         assert_eq!(DType::ALL.map(DType::size_bytes), [8, 4, 2, 2, 4, 8]);
-        assert_eq!(
-            DType::ALL.map(DType::is_float),
-            [true, true, true, true, false, false]
-        );
+        assert_eq!(DType::ALL.map(DType::is_float), [true, true, true, true, false, false]);
     }
 }

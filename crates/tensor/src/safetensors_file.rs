@@ -92,26 +92,23 @@ impl SafetensorsFile {
     /// [`TensorError::MissingTensor`], with up to three near names;
     /// [`TensorError::UnsupportedDType`]; [`TensorError::TensorInFile`].
     pub fn tensor(&self, name: &str) -> Result<HostTensor> {
-        let info = self
-            .metadata
-            .info(name)
-            .ok_or_else(|| TensorError::MissingTensor {
-                path: self.path.clone(),
-                name: name.to_owned(),
-                near: near_names(name, self.names()),
-            })?;
+        let info = self.metadata.info(name).ok_or_else(|| TensorError::MissingTensor {
+            path: self.path.clone(),
+            name: name.to_owned(),
+            near: near_names(name, self.names()),
+        })?;
         let dtype = supported(info.dtype).ok_or_else(|| TensorError::UnsupportedDType {
             path: self.path.clone(),
             name: name.to_owned(),
             found: info.dtype.to_string(),
         })?;
-        HostTensor::from_map(dtype, &info.shape, &self.map, self.byte_range(info)).map_err(
-            |source| TensorError::TensorInFile {
+        HostTensor::from_map(dtype, &info.shape, &self.map, self.byte_range(info)).map_err(|source| {
+            TensorError::TensorInFile {
                 path: self.path.clone(),
                 name: name.to_owned(),
                 source: Box::new(source),
-            },
-        )
+            }
+        })
     }
 
     /// The tensor, of any type, which must have this shape.
@@ -129,12 +126,7 @@ impl SafetensorsFile {
     }
 }
 
-pub(crate) fn with_shape(
-    tensor: HostTensor,
-    path: &Path,
-    name: &str,
-    shape: &[usize],
-) -> Result<HostTensor> {
+pub(crate) fn with_shape(tensor: HostTensor, path: &Path, name: &str, shape: &[usize]) -> Result<HostTensor> {
     if tensor.shape() != shape {
         return Err(TensorError::TensorShape {
             path: path.into(),
@@ -154,21 +146,13 @@ pub(crate) fn near_names<'a>(name: &str, names: impl Iterator<Item = &'a str>) -
         .collect();
     scored.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(b.1)));
     scored.truncate(MAX_NEAR_NAMES);
-    scored
-        .into_iter()
-        .map(|(_, other)| other.to_owned())
-        .collect()
+    scored.into_iter().map(|(_, other)| other.to_owned()).collect()
 }
 
 fn common_ends(a: &str, b: &str) -> usize {
     let same = |(x, y): &(u8, u8)| x == y;
     let prefix = a.bytes().zip(b.bytes()).take_while(same).count();
-    let suffix = a
-        .bytes()
-        .rev()
-        .zip(b.bytes().rev())
-        .take_while(same)
-        .count();
+    let suffix = a.bytes().rev().zip(b.bytes().rev()).take_while(same).count();
     prefix + suffix
 }
 
@@ -251,12 +235,7 @@ mod tests {
     }
 
     fn file(header: &str, data: &[u8]) -> Vec<u8> {
-        [
-            &(header.len() as u64).to_le_bytes(),
-            header.as_bytes(),
-            data,
-        ]
-        .concat()
+        [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
     }
 
     #[test]
@@ -316,19 +295,14 @@ mod tests {
         ));
         let header = format!("{{{}}}", entries.join(","));
         let error = open_bytes(&file(&header, &[])).unwrap_err();
-        assert!(
-            matches!(error, TensorError::DataLength { got: 0, .. }),
-            "{error}"
-        );
+        assert!(matches!(error, TensorError::DataLength { got: 0, .. }), "{error}");
     }
 
     #[test]
     fn a_missing_file_and_a_folder() {
         let dir = tempfile::tempdir().unwrap();
         let missing = SafetensorsFile::open(dir.path().join("absent.safetensors")).unwrap_err();
-        assert!(
-            missing.to_string().contains("cannot open") && missing.to_string().contains("absent")
-        );
+        assert!(missing.to_string().contains("cannot open") && missing.to_string().contains("absent"));
         let folder = SafetensorsFile::open(dir.path()).unwrap_err();
         assert!(matches!(folder, TensorError::NotAFile { .. }), "{folder}");
     }
@@ -343,10 +317,7 @@ mod tests {
         assert_eq!(empty.tensor("b").unwrap().shape(), [0, 3]);
         assert!(empty.tensor("b").unwrap().as_f64().unwrap().is_empty());
         let huge = header.replace("[0,3]", "[0,9223372036854775808]");
-        let error = open_bytes(&file(&huge, &[]))
-            .unwrap()
-            .tensor("b")
-            .unwrap_err();
+        let error = open_bytes(&file(&huge, &[])).unwrap().tensor("b").unwrap_err();
         assert!(matches!(error, TensorError::TensorInFile { .. }), "{error}");
     }
 

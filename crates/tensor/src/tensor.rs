@@ -90,12 +90,7 @@ impl HostTensor {
     }
 
     /// The tensor at `range` of a mapped file: a view, or a copy when `range` is not aligned.
-    pub(crate) fn from_map(
-        dtype: DType,
-        shape: &[usize],
-        map: &Arc<Mmap>,
-        range: Range<usize>,
-    ) -> Result<Self> {
+    pub(crate) fn from_map(dtype: DType, shape: &[usize], map: &Arc<Mmap>, range: Range<usize>) -> Result<Self> {
         let bytes = map.get(range.clone()).unwrap_or_default();
         check_byte_count(dtype, shape, bytes.len())?;
         if !bytes.as_ptr().addr().is_multiple_of(dtype.size_bytes()) {
@@ -357,9 +352,7 @@ fn numel_of(shape: &[usize]) -> Result<usize> {
         .iter()
         .try_fold(1usize, |product, &dim| product.checked_mul(dim.max(1)))
         .filter(|&product| product <= limit)
-        .ok_or_else(|| TensorError::ShapeTooLarge {
-            shape: shape.to_vec(),
-        })?;
+        .ok_or_else(|| TensorError::ShapeTooLarge { shape: shape.to_vec() })?;
     Ok(shape.iter().product())
 }
 
@@ -446,21 +439,12 @@ mod tests {
                 HostTensor::from_bytes(DType::BF16, &[2], vec![0; 3]).unwrap_err(),
                 "takes 4 bytes, got 3",
             ),
-            (
-                a.reshape(&[4]).unwrap_err(),
-                "[2, 3] (6 elements) to [4] (4 elements)",
-            ),
+            (a.reshape(&[4]).unwrap_err(), "[2, 3] (6 elements) to [4] (4 elements)"),
             (a.slice_outer(0..3).unwrap_err(), "range 0..3 on axis 0"),
-            (
-                a.slice_axis(1, backwards).unwrap_err(),
-                "range 2..1 on axis 1",
-            ),
+            (a.slice_axis(1, backwards).unwrap_err(), "range 2..1 on axis 1"),
             (a.slice_axis(2, 0..0).unwrap_err(), "axis below 2"),
             (scalar.slice_outer(0..1).unwrap_err(), "axis below 0"),
-            (
-                a.as_bf16().unwrap_err(),
-                "expected elements of type bf16, got i32",
-            ),
+            (a.as_bf16().unwrap_err(), "expected elements of type bf16, got i32"),
             (scalar.to_i32_vec().unwrap_err(), "i32 or i64, got f64"),
         ];
         for (error, text) in cases {
@@ -478,10 +462,7 @@ mod tests {
             [1 << 60, 1],
         ] {
             let error = HostTensor::zeros(DType::BF16, &shape).unwrap_err();
-            assert!(
-                matches!(error, TensorError::ShapeTooLarge { .. }),
-                "{error}"
-            );
+            assert!(matches!(error, TensorError::ShapeTooLarge { .. }), "{error}");
         }
         let error = HostTensor::zeros(DType::BF16, &[1 << 59]).unwrap_err();
         assert!(matches!(error, TensorError::OutOfMemory { .. }), "{error}");
@@ -493,21 +474,12 @@ mod tests {
         assert_eq!((a.numel(), a.to_f64_vec().len()), (0, 0));
         assert!(a.to_dtype(DType::BF16).as_bf16().unwrap().is_empty());
         assert_eq!(a.slice_axis(1, 5..9).unwrap().shape(), [0, 4]);
-        assert_eq!(
-            a.reshape(&[3, 0])
-                .unwrap()
-                .slice_outer(1..2)
-                .unwrap()
-                .numel(),
-            0
-        );
+        assert_eq!(a.reshape(&[3, 0]).unwrap().slice_outer(1..2).unwrap().numel(), 0);
     }
 
     #[test]
     fn i64_that_does_not_fit_names_its_place() {
-        let bytes: Vec<u8> = [1i64, i64::from(i32::MAX) + 1]
-            .map(i64::to_le_bytes)
-            .concat();
+        let bytes: Vec<u8> = [1i64, i64::from(i32::MAX) + 1].map(i64::to_le_bytes).concat();
         let a = HostTensor::from_bytes(DType::I64, &[2], bytes).unwrap();
         let message = a.to_i32_vec().unwrap_err().to_string();
         assert!(message.contains("element 1 is 2147483648"), "{message}");

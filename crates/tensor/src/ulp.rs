@@ -61,9 +61,7 @@ impl UlpHistogram {
             counts: Vec::new(),
             nan: 0,
         };
-        places
-            .into_iter()
-            .for_each(|distance| histogram.add(distance));
+        places.into_iter().for_each(|distance| histogram.add(distance));
         Ok(histogram)
     }
 
@@ -141,11 +139,7 @@ fn distances<T: Copy>(
 fn place(bits: u32, width: u32, is_nan: bool) -> Option<i64> {
     let sign = 1 << (width - 1);
     let magnitude = i64::from(bits & !sign);
-    (!is_nan).then_some(if bits & sign == 0 {
-        magnitude
-    } else {
-        -magnitude
-    })
+    (!is_nan).then_some(if bits & sign == 0 { magnitude } else { -magnitude })
 }
 
 fn bucket_of(distance: u64) -> usize {
@@ -176,10 +170,7 @@ mod tests {
     #[test]
     fn buckets_hold_the_distances_they_name() {
         for distance in (0..5000).chain([u64::from(u32::MAX), 1 << 32]) {
-            assert!(
-                distances_of(bucket_of(distance)).contains(&distance),
-                "{distance}"
-            );
+            assert!(distances_of(bucket_of(distance)).contains(&distance), "{distance}");
         }
         assert_eq!(distances_of(3), 3..=4);
         assert_eq!(distances_of(4), 5..=8);
@@ -201,16 +192,7 @@ mod tests {
         ]);
         let tiny = bf16::from_bits(tiny).to_f64();
         // The first differs from the truth by less than half a step, so it is right.
-        let truth = [
-            1.0 + 2f64.powi(-9),
-            1.0,
-            1.0,
-            1.0,
-            0.0,
-            tiny,
-            1.0,
-            bf16::MAX.to_f64(),
-        ];
+        let truth = [1.0 + 2f64.powi(-9), 1.0, 1.0, 1.0, 0.0, tiny, 1.0, bf16::MAX.to_f64()];
         let truth = HostTensor::from_f64(&[8], &truth).unwrap();
         let histogram = UlpHistogram::new(&got, &truth).unwrap();
         let counts: Vec<_> = histogram.counts().collect();
@@ -228,10 +210,7 @@ mod tests {
     fn types_and_shapes_are_checked() {
         let truth = HostTensor::from_f64(&[1], &[1.0]).unwrap();
         let f32s = truth.to_dtype(DType::F32);
-        assert_eq!(
-            UlpHistogram::new(&f32s, &truth).unwrap().counts().count(),
-            1
-        );
+        assert_eq!(UlpHistogram::new(&f32s, &truth).unwrap().counts().count(), 1);
         assert!(UlpHistogram::new(&truth, &truth).is_err());
         assert!(UlpHistogram::new(&f32s, &f32s).is_err());
         assert!(UlpHistogram::new(&f32s, &truth.reshape(&[1, 1]).unwrap()).is_err());

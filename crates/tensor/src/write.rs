@@ -51,10 +51,7 @@ pub fn write_file_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     write_whole(path.as_ref(), |file| file.write_all(bytes))
 }
 
-fn write_whole(
-    path: &Path,
-    fill: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
-) -> Result<()> {
+fn write_whole(path: &Path, fill: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>) -> Result<()> {
     // A rename would quietly replace a device such as /dev/null by a file.
     if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
         return Err(TensorError::NotAFile { path: path.into() });
@@ -111,9 +108,7 @@ fn header(path: &Path, ordered: &[&(&str, HostTensor)]) -> Result<Vec<u8>> {
     let mut infos = Vec::with_capacity(ordered.len());
     let mut start = 0usize;
     for (name, tensor) in ordered {
-        let end = start
-            .checked_add(tensor.bytes().len())
-            .ok_or_else(too_long)?;
+        let end = start.checked_add(tensor.bytes().len()).ok_or_else(too_long)?;
         let info = TensorInfo {
             dtype: file_dtype(tensor.dtype()),
             shape: tensor.shape().to_vec(),
@@ -151,9 +146,7 @@ mod tests {
 
     fn files_in(dir: &Path) -> Vec<String> {
         let entries = fs::read_dir(dir).unwrap();
-        let mut names: Vec<String> = entries
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .collect();
+        let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
@@ -192,12 +185,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         write_file_atomic(dir.path().join("ours"), b"x").unwrap();
         fs::write(dir.path().join("std"), b"x").unwrap();
-        let mode = |name| {
-            fs::metadata(dir.path().join(name))
-                .unwrap()
-                .permissions()
-                .mode()
-        };
+        let mode = |name| fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
         assert_eq!(mode("ours"), mode("std"));
     }
 
@@ -208,10 +196,7 @@ mod tests {
         for names in [["a", "a"], ["b", "__metadata__"]] {
             let path = dir.path().join("out.safetensors");
             let error = write_safetensors(&path, &names.map(|name| (name, x.clone()))).unwrap_err();
-            assert!(
-                error.to_string().contains(&format!("{:?}", names[1])),
-                "{error}"
-            );
+            assert!(error.to_string().contains(&format!("{:?}", names[1])), "{error}");
         }
         assert!(files_in(dir.path()).is_empty());
     }
@@ -220,14 +205,7 @@ mod tests {
     fn every_tensor_is_mapped_aligned_in_a_stable_order() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out.safetensors");
-        let types = [
-            DType::BF16,
-            DType::F32,
-            DType::F64,
-            DType::F16,
-            DType::I64,
-            DType::I32,
-        ];
+        let types = [DType::BF16, DType::F32, DType::F64, DType::F16, DType::I64, DType::I32];
         let names = ["z", "y", "x", "w", "v", "u"];
         let tensors: Vec<_> = names
             .into_iter()
@@ -235,40 +213,23 @@ mod tests {
             .collect();
         write_safetensors(&path, &tensors).unwrap();
         let file = SafetensorsFile::open(&path).unwrap();
-        assert_eq!(
-            file.names().collect::<Vec<_>>(),
-            ["x", "v", "y", "u", "z", "w"]
-        );
+        assert_eq!(file.names().collect::<Vec<_>>(), ["x", "v", "y", "u", "z", "w"]);
         for name in names {
-            assert!(
-                format!("{:?}", file.tensor(name).unwrap()).contains("mapped"),
-                "{name}"
-            );
+            assert!(format!("{:?}", file.tensor(name).unwrap()).contains("mapped"), "{name}");
         }
-        assert_eq!(
-            file.tensor("x").unwrap().bytes().as_ptr().addr() % DATA_ALIGNMENT,
-            0
-        );
+        assert_eq!(file.tensor("x").unwrap().bytes().as_ptr().addr() % DATA_ALIGNMENT, 0);
     }
 
     #[test]
     fn a_file_can_replace_the_one_its_tensors_are_mapped_from() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out.safetensors");
-        write_safetensors(
-            &path,
-            &[("a", HostTensor::from_f32(&[2], &[1.0, 2.0]).unwrap())],
-        )
-        .unwrap();
+        write_safetensors(&path, &[("a", HostTensor::from_f32(&[2], &[1.0, 2.0]).unwrap())]).unwrap();
         let a = SafetensorsFile::open(&path).unwrap().tensor("a").unwrap();
         write_safetensors(&path, &[("b", a.slice_outer(1..2).unwrap())]).unwrap();
         assert_eq!(a.to_f32_vec(), [1.0, 2.0]);
         assert_eq!(
-            SafetensorsFile::open(&path)
-                .unwrap()
-                .tensor("b")
-                .unwrap()
-                .to_f32_vec(),
+            SafetensorsFile::open(&path).unwrap().tensor("b").unwrap().to_f32_vec(),
             [2.0]
         );
     }

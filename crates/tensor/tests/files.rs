@@ -2,9 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use mlafuse_tensor::{
-    Checkpoint, DType, HostTensor, SafetensorsFile, UlpHistogram, compare, write_safetensors,
-};
+use mlafuse_tensor::{Checkpoint, DType, HostTensor, SafetensorsFile, UlpHistogram, compare, write_safetensors};
 use proptest::prelude::*;
 
 fn fixture(model: &str) -> PathBuf {
@@ -20,10 +18,7 @@ fn reads_a_real_checkpoint() {
     assert_eq!(checkpoint.names().count(), 7);
     // d_model 256, d_latent 64, d_rope 16.
     let down = checkpoint
-        .tensor_shaped(
-            &format!("{prefix}.kv_a_proj_with_mqa.weight"),
-            &[64 + 16, 256],
-        )
+        .tensor_shaped(&format!("{prefix}.kv_a_proj_with_mqa.weight"), &[64 + 16, 256])
         .unwrap();
     assert_eq!(down.dtype(), DType::BF16);
     assert!(format!("{down:?}").contains("mapped"));
@@ -52,21 +47,12 @@ fn measures_transformers_own_bf16_result() {
         let error = compare(&result, &truth).unwrap();
         let rounding = compare(&truth.to_dtype(DType::BF16), &truth).unwrap();
         // A bf16 layer is worse than rounding its exact result once, and not by orders of magnitude.
-        assert!(
-            rounding.rel_l2 > 1e-4 && rounding.rel_l2 < 3e-3,
-            "{rounding}"
-        );
-        assert!(
-            error.rel_l2 > rounding.rel_l2 && error.rel_l2 < 3e-2,
-            "{error}"
-        );
+        assert!(rounding.rel_l2 > 1e-4 && rounding.rel_l2 < 3e-3, "{rounding}");
+        assert!(error.rel_l2 > rounding.rel_l2 && error.rel_l2 < 3e-2, "{error}");
         assert!(error.cosine_diff < error.rel_l2.powi(2), "{error}");
 
         let histogram = UlpHistogram::new(&result, &truth).unwrap();
-        assert_eq!(
-            histogram.counts().map(|(_, n)| n).sum::<usize>(),
-            truth.numel()
-        );
+        assert_eq!(histogram.counts().map(|(_, n)| n).sum::<usize>(), truth.numel());
     }
 }
 
@@ -75,16 +61,10 @@ fn copies_a_real_file_unchanged() {
     let io = SafetensorsFile::open(fixture("deepseek-v3-tiny").join("io.safetensors")).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("copy.safetensors");
-    let tensors: Vec<_> = io
-        .names()
-        .map(|name| (name, io.tensor(name).unwrap()))
-        .collect();
+    let tensors: Vec<_> = io.names().map(|name| (name, io.tensor(name).unwrap())).collect();
     write_safetensors(&path, &tensors).unwrap();
     let copy = SafetensorsFile::open(&path).unwrap();
-    assert_eq!(
-        copy.names().collect::<Vec<_>>(),
-        io.names().collect::<Vec<_>>()
-    );
+    assert_eq!(copy.names().collect::<Vec<_>>(), io.names().collect::<Vec<_>>());
     for (name, tensor) in tensors {
         assert_eq!(copy.tensor(name).unwrap().bytes(), tensor.bytes(), "{name}");
     }

@@ -38,9 +38,7 @@ fn mutate(random: &mut Random, bytes: &mut Vec<u8>, header: usize) {
             0 => bytes.truncate(at),
             1 => bytes.extend((0..random.below(40)).map(|i| i as u8)),
             2 => drop(bytes.drain(at..(at + random.below(8)).min(end))),
-            3 => bytes
-                .splice(at..at, b"9".repeat(random.below(20)))
-                .for_each(drop),
+            3 => bytes.splice(at..at, b"9".repeat(random.below(20))).for_each(drop),
             4 if !bytes.is_empty() => bytes[at] = b"0123456789{}[],:\"\\ -eF"[random.below(22)],
             5 if !bytes.is_empty() => bytes[at] ^= 1 << random.below(8),
             6 if bytes.len() >= 8 => bytes[random.below(8)] = random.next() as u8,
@@ -52,10 +50,7 @@ fn mutate(random: &mut Random, bytes: &mut Vec<u8>, header: usize) {
 fn valid_tensors() -> Vec<(&'static str, HostTensor)> {
     let base = HostTensor::from_f32(&[2, 3], &[1.0, -2.0, 0.5, 3.0, f32::INFINITY, 0.0]).unwrap();
     let names = ["kv_a", "kv_b", "q_a", "q_b", "lengths", "pages"];
-    let mut tensors: Vec<_> = names
-        .into_iter()
-        .zip(DType::ALL.map(|t| base.to_dtype(t)))
-        .collect();
+    let mut tensors: Vec<_> = names.into_iter().zip(DType::ALL.map(|t| base.to_dtype(t))).collect();
     tensors.push(("empty", HostTensor::zeros(DType::F32, &[0, 4]).unwrap()));
     tensors
 }
@@ -71,10 +66,7 @@ fn read_tensor(tensor: &HostTensor) -> usize {
     let size = tensor.dtype().size_bytes();
     assert_eq!(tensor.bytes().len(), tensor.numel() * size);
     assert_eq!(tensor.bytes().as_ptr().addr() % size, 0);
-    assert_eq!(
-        tensor.to_f64_vec().len(),
-        tensor.shape().iter().product::<usize>()
-    );
+    assert_eq!(tensor.to_f64_vec().len(), tensor.shape().iter().product::<usize>());
     tensor.bytes().len()
 }
 
@@ -107,10 +99,7 @@ fn damaged_safetensors_files() {
         opened += usize::from(read_file(&path));
     }
     // Damage to a name or a value is not detectable; most other damage must be.
-    assert!(
-        opened > 0 && opened < CASES / 2,
-        "{opened} of {CASES} opened"
-    );
+    assert!(opened > 0 && opened < CASES / 2, "{opened} of {CASES} opened");
 }
 
 #[test]
@@ -126,11 +115,7 @@ fn damaged_indexes() {
             .collect::<Vec<_>>()
             .join(",")
     };
-    let maps = [
-        shard(first, "a.safetensors"),
-        shard(second, "b.safetensors"),
-    ]
-    .join(",");
+    let maps = [shard(first, "a.safetensors"), shard(second, "b.safetensors")].join(",");
     let valid = format!("{{\"metadata\":{{\"total_size\":9}},\"weight_map\":{{{maps}}}}}");
     let index = dir.path().join("model.safetensors.index.json");
 
@@ -145,9 +130,7 @@ fn damaged_indexes() {
             continue;
         };
         opened += 1;
-        let tensors = checkpoint
-            .names()
-            .filter_map(|name| checkpoint.tensor(name).ok());
+        let tensors = checkpoint.names().filter_map(|name| checkpoint.tensor(name).ok());
         for tensor in tensors {
             read_tensor(&tensor);
             read += 1;

@@ -35,13 +35,7 @@ pub fn mnemonics_in_one_table(repo: &Repo) -> Vec<Finding> {
     sources
         .flat_map(|(file, source)| {
             let message = format!("is a PTX mnemonic: it belongs to {TABLE}");
-            holding(
-                product_strings(source),
-                MNEMONICS,
-                file,
-                "mnemonics-in-table",
-                &message,
-            )
+            holding(product_strings(source), MNEMONICS, file, "mnemonics-in-table", &message)
         })
         .collect()
 }
@@ -51,13 +45,7 @@ pub fn no_includes(repo: &Repo) -> Vec<Finding> {
     sources
         .flat_map(|(file, source)| {
             let message = "is not for generated source: it compiles without any header";
-            holding(
-                product_strings(source),
-                &["#include"],
-                file,
-                "no-include",
-                message,
-            )
+            holding(product_strings(source), &["#include"], file, "no-include", message)
         })
         .collect()
 }
@@ -67,9 +55,7 @@ fn in_codegen(file: &File) -> bool {
 }
 
 fn product_strings(source: &Source) -> impl Iterator<Item = (usize, &str)> {
-    source
-        .strings()
-        .filter(|(line, _)| source.is_product_line(*line))
+    source.strings().filter(|(line, _)| source.is_product_line(*line))
 }
 
 fn holding<'a>(
@@ -96,19 +82,14 @@ mod tests {
     #[test]
     fn cuda_text_outside_the_printer_is_found() {
         let text = "// __global__\nfn f() -> &'static str {\n    \"__shared__ float x;\"\n}\n";
-        let files = [
-            ("codegen/src/lower.rs", text),
-            ("codegen/src/cuda/print.rs", text),
-        ];
-        assert_eq!(
-            places(only_in_the_printer, &files),
-            ["codegen/src/lower.rs:3"]
-        );
+        let files = [("codegen/src/lower.rs", text), ("codegen/src/cuda/print.rs", text)];
+        assert_eq!(places(only_in_the_printer, &files), ["codegen/src/lower.rs:3"]);
     }
 
     #[test]
     fn mnemonics_outside_the_table_are_found() {
-        let text = "const A: &str = \"ldmatrix.sync\";\n#[cfg(test)]\nmod tests {\n    const B: &str = \"cp.async\";\n}\n";
+        let text =
+            "const A: &str = \"ldmatrix.sync\";\n#[cfg(test)]\nmod tests {\n    const B: &str = \"cp.async\";\n}\n";
         let files = [
             ("codegen/src/cuda/print.rs", text),
             (TABLE, text),

@@ -16,12 +16,9 @@ pub fn explained_and_used(repo: &Repo) -> Vec<Finding> {
     let used: Vec<String> = manifest::members(repo)
         .iter()
         .flat_map(|member| member.dependencies())
-        .map(|dependency| dependency.name)
         .collect();
     let page = repo.text(PAGE).unwrap_or_default();
-    let listed = root
-        .get(&["workspace", "dependencies"])
-        .and_then(Value::as_table);
+    let listed = root.get(&["workspace", "dependencies"]).and_then(Value::as_table);
     let outside = listed
         .into_iter()
         .flat_map(Table::iter)
@@ -30,12 +27,7 @@ pub fn explained_and_used(repo: &Repo) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (name, _) in outside {
         let mut add = |message: String| {
-            findings.push(Finding::error(
-                &root.path,
-                root.line_of(name),
-                RULE,
-                message,
-            ));
+            findings.push(Finding::error(&root.path, root.line_of(name), RULE, message));
         };
         if !page.contains(&format!("`{name}`")) {
             add(format!("{PAGE} does not say what `{name}` is for"));
@@ -65,9 +57,6 @@ mod tests {
             ),
             (PAGE, "`half` for bf16, `serde` for files\n"),
         ];
-        assert_eq!(
-            places(explained_and_used, &files),
-            ["Cargo.toml:4", "Cargo.toml:5"]
-        );
+        assert_eq!(places(explained_and_used, &files), ["Cargo.toml:4", "Cargo.toml:5"]);
     }
 }

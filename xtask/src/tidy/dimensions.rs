@@ -13,10 +13,7 @@ pub fn by_name(repo: &Repo) -> Vec<Finding> {
         .sources()
         .filter(|(file, _)| file.is_product() && !holds_presets(file))
     {
-        for (line, code) in source
-            .code()
-            .filter(|(line, _)| source.is_product_line(*line))
-        {
+        for (line, code) in source.code().filter(|(line, _)| source.is_product_line(*line)) {
             for (number, meaning) in words(code).filter_map(forbidden) {
                 let message = format!("write {meaning} of the configuration, not {number}");
                 findings.push(Finding::error(&file.path, line, RULE, message));

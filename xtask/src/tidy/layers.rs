@@ -1,7 +1,7 @@
 //! Dependencies between our crates point one way.
 
 use super::Finding;
-use super::manifest::{self, Dependency, Manifest};
+use super::manifest::{self, Manifest};
 use super::repo::Repo;
 
 const RULE: &str = "layering";
@@ -10,16 +10,10 @@ const RULE: &str = "layering";
 struct Layer {
     name: &'static str,
     on: &'static [&'static str],
-    /// In its tests, beside `on`.
-    in_tests: &'static [&'static str],
 }
 
 const fn layer(name: &'static str, on: &'static [&'static str]) -> Layer {
-    Layer {
-        name,
-        on,
-        in_tests: &[],
-    }
+    Layer { name, on }
 }
 
 const ALL: &[&str] = &[
@@ -37,27 +31,13 @@ const LAYERS: &[Layer] = &[
     layer("mlafuse-benches", ALL),
     layer(
         "mlafuse",
-        &[
-            "mlafuse-runtime",
-            "mlafuse-codegen",
-            "mlafuse-ir",
-            "mlafuse-tensor",
-        ],
+        &["mlafuse-runtime", "mlafuse-codegen", "mlafuse-ir", "mlafuse-tensor"],
     ),
     layer(
         "mlafuse-runtime",
-        &[
-            "mlafuse-cpu",
-            "mlafuse-codegen",
-            "mlafuse-ir",
-            "mlafuse-tensor",
-        ],
+        &["mlafuse-cpu", "mlafuse-codegen", "mlafuse-ir", "mlafuse-tensor"],
     ),
-    Layer {
-        name: "mlafuse-cpu",
-        on: &["mlafuse-codegen", "mlafuse-tensor"],
-        in_tests: &["mlafuse-ir"],
-    },
+    layer("mlafuse-cpu", &["mlafuse-codegen", "mlafuse-ir", "mlafuse-tensor"]),
     layer("mlafuse-codegen", &["mlafuse-ir", "mlafuse-tensor"]),
     layer("mlafuse-ir", &["mlafuse-tensor"]),
     layer("mlafuse-tensor", &[]),
@@ -76,31 +56,18 @@ pub fn point_one_way(repo: &Repo) -> Vec<Finding> {
 fn wrong_edges(manifest: &Manifest, ours: &[&str]) -> Vec<Finding> {
     let name = manifest.name();
     let Some(layer) = LAYERS.iter().find(|layer| layer.name == name) else {
-        let message =
-            format!("`{name}` has no place in the layers: add it to xtask/src/tidy/layers.rs");
-        return vec![Finding::error(
-            &manifest.path,
-            manifest.line_of("name"),
-            RULE,
-            message,
-        )];
+        let message = format!("`{name}` has no place in the layers: add it to xtask/src/tidy/layers.rs");
+        return vec![Finding::error(&manifest.path, manifest.line_of("name"), RULE, message)];
     };
-    let allowed = |dependency: &Dependency| {
-        let other = dependency.name.as_str();
-        layer.on.contains(&other) || (dependency.only_in_tests && layer.in_tests.contains(&other))
-    };
+    let allowed = |name: &str| layer.on.contains(&name);
     let dependencies = manifest.dependencies();
     let wrong = dependencies
         .iter()
-        .filter(|found| ours.contains(&found.name.as_str()) && !allowed(found));
+        .filter(|found| ours.contains(&found.as_str()) && !allowed(found));
     wrong
         .map(|found| {
-            let message = format!(
-                "`{name}` may depend on [{}], not on `{}`",
-                layer.on.join(", "),
-                found.name
-            );
-            Finding::error(&manifest.path, manifest.line_of(&found.name), RULE, message)
+            let message = format!("`{name}` may depend on [{}], not on `{}`", layer.on.join(", "), found);
+            Finding::error(&manifest.path, manifest.line_of(found), RULE, message)
         })
         .collect()
 }
@@ -123,32 +90,12 @@ mod tests {
                 "[package]\nname = \"mlafuse-tensor\"\n[dev-dependencies]\nmlafuse-ir = { path = \"../ir\" }\n",
             ),
         ];
-        assert_eq!(
-            places(point_one_way, &files),
-            ["crates/tensor/Cargo.toml:4"]
-        );
-    }
-
-    #[test]
-    fn the_executor_may_use_the_ir_in_tests_only() {
-        let ir = ("crates/ir/Cargo.toml", "[package]\nname = \"mlafuse-ir\"\n");
-        let in_tests =
-            "[package]\nname = \"mlafuse-cpu\"\n[dev-dependencies]\nmlafuse-ir.workspace = true\n";
-        let outright =
-            "[package]\nname = \"mlafuse-cpu\"\n[dependencies]\nmlafuse-ir.workspace = true\n";
-        assert!(places(point_one_way, &[ir, ("crates/cpu/Cargo.toml", in_tests)]).is_empty());
-        assert_eq!(
-            places(point_one_way, &[ir, ("crates/cpu/Cargo.toml", outright)]),
-            ["crates/cpu/Cargo.toml:4"]
-        );
+        assert_eq!(places(point_one_way, &files), ["crates/tensor/Cargo.toml:4"]);
     }
 
     #[test]
     fn a_crate_without_a_layer_is_found() {
-        let files = [(
-            "crates/new/Cargo.toml",
-            "[package]\nname = \"mlafuse-new\"\n",
-        )];
+        let files = [("crates/new/Cargo.toml", "[package]\nname = \"mlafuse-new\"\n")];
         assert_eq!(places(point_one_way, &files), ["crates/new/Cargo.toml:2"]);
     }
 }

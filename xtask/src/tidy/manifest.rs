@@ -11,20 +11,10 @@ pub struct Manifest<'a> {
     text: &'a str,
 }
 
-#[derive(Debug, PartialEq)]
-pub struct Dependency {
-    pub name: String,
-    pub only_in_tests: bool,
-}
-
 /// The members' manifests.
 pub fn members(repo: &Repo) -> Vec<Manifest<'_>> {
-    let files = repo
-        .texts()
-        .filter(|(file, _)| file.path.ends_with("/Cargo.toml"));
-    files
-        .map(|(file, text)| Manifest::new(&file.path, text))
-        .collect()
+    let files = repo.texts().filter(|(file, _)| file.path.ends_with("/Cargo.toml"));
+    files.map(|(file, text)| Manifest::new(&file.path, text)).collect()
 }
 
 /// The workspace's manifest.
@@ -56,16 +46,10 @@ impl<'a> Manifest<'a> {
     }
 
     /// Every dependency, those for some targets only included.
-    pub fn dependencies(&self) -> Vec<Dependency> {
+    pub fn dependencies(&self) -> Vec<String> {
         let targets = self.table.get("target").and_then(Value::as_table);
-        let tables = targets
-            .into_iter()
-            .flat_map(Table::values)
-            .filter_map(Value::as_table);
-        tables
-            .chain([&self.table])
-            .flat_map(dependencies_of)
-            .collect()
+        let tables = targets.into_iter().flat_map(Table::values).filter_map(Value::as_table);
+        tables.chain([&self.table]).flat_map(dependencies_of).collect()
     }
 
     /// The first line that sets `key`, counted from 1; 1 where there is none.
@@ -74,32 +58,16 @@ impl<'a> Manifest<'a> {
             line.strip_prefix(key)
                 .is_some_and(|rest| rest.starts_with([' ', '.', '=']))
         };
-        self.text
-            .lines()
-            .position(sets)
-            .map_or(1, |index| index + 1)
+        self.text.lines().position(sets).map_or(1, |index| index + 1)
     }
 }
 
-fn dependencies_of(table: &Table) -> Vec<Dependency> {
-    let kinds = [
-        ("dependencies", false),
-        ("build-dependencies", false),
-        ("dev-dependencies", true),
-    ];
-    let mut found = Vec::new();
-    for (kind, only_in_tests) in kinds {
-        let names = table
-            .get(kind)
-            .and_then(Value::as_table)
-            .into_iter()
-            .flat_map(Table::keys);
-        found.extend(names.map(|name| Dependency {
-            name: name.clone(),
-            only_in_tests,
-        }));
-    }
-    found
+fn dependencies_of(table: &Table) -> Vec<String> {
+    let kinds = ["dependencies", "build-dependencies", "dev-dependencies"];
+    let tables = kinds
+        .iter()
+        .filter_map(|kind| table.get(*kind).and_then(Value::as_table));
+    tables.flat_map(Table::keys).cloned().collect()
 }
 
 #[cfg(test)]
@@ -110,13 +78,7 @@ mod tests {
     fn dependencies_of_every_kind_are_listed() {
         let text = "[dependencies]\na = \"1\"\n[dev-dependencies]\nb.workspace = true\n[target.'cfg(unix)'.dependencies]\nc = \"1\"\n";
         let manifest = Manifest::new("x/Cargo.toml", text);
-        let names: Vec<(String, bool)> = manifest
-            .dependencies()
-            .into_iter()
-            .map(|found| (found.name, found.only_in_tests))
-            .collect();
-        let expected = [("c", false), ("a", false), ("b", true)];
-        assert_eq!(names, expected.map(|(name, test)| (name.to_owned(), test)));
+        assert_eq!(manifest.dependencies(), ["c", "a", "b"]);
         assert_eq!(manifest.line_of("b"), 4);
     }
 }

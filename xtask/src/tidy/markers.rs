@@ -21,10 +21,7 @@ pub fn nothing_left_open(repo: &Repo) -> Vec<Finding> {
             ));
         };
         let mut note = |(line, text): (usize, &str)| {
-            for what in NOTES
-                .iter()
-                .filter(|what| words(text).any(|word| word == **what))
-            {
+            for what in NOTES.iter().filter(|what| words(text).any(|word| word == **what)) {
                 add(line, what);
             }
         };

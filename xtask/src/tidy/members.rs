@@ -11,18 +11,11 @@ const RULE: &str = "members";
 pub fn share_lints_and_describe_themselves(repo: &Repo) -> Vec<Finding> {
     let mut findings = Vec::new();
     for manifest in manifest::members(repo) {
-        let mut add =
-            |message: &str| findings.push(Finding::error(&manifest.path, 1, RULE, message));
-        if manifest
-            .get(&["lints", "workspace"])
-            .and_then(Value::as_bool)
-            != Some(true)
-        {
+        let mut add = |message: &str| findings.push(Finding::error(&manifest.path, 1, RULE, message));
+        if manifest.get(&["lints", "workspace"]).and_then(Value::as_bool) != Some(true) {
             add("`[lints] workspace = true` is missing");
         }
-        let description = manifest
-            .get(&["package", "description"])
-            .and_then(Value::as_str);
+        let description = manifest.get(&["package", "description"]).and_then(Value::as_str);
         if description.is_none_or(|text| text.trim().is_empty()) {
             add("`package.description` is missing");
         }

@@ -12,8 +12,7 @@ pub fn clean_and_small(repo: &Repo) -> Vec<Finding> {
 
 fn faults(file: &File) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let mut add =
-        |line, message: &str| findings.push(Finding::error(&file.path, line, RULE, message));
+    let mut add = |line, message: &str| findings.push(Finding::error(&file.path, line, RULE, message));
     if file.bytes > LARGEST {
         add(1, "larger than 1 MiB");
     }
@@ -21,10 +20,7 @@ fn faults(file: &File) -> Vec<Finding> {
         return findings;
     }
     let Some(text) = &file.text else {
-        add(
-            1,
-            "not text: only safetensors files under examples/ may be binary",
-        );
+        add(1, "not text: only safetensors files under examples/ may be binary");
         return findings;
     };
     for (index, line) in text.split('\n').enumerate() {
@@ -64,11 +60,7 @@ mod tests {
             ("a.md", large, 1),
         ];
         for (path, content, expected) in cases {
-            assert_eq!(
-                faults(&File::new(path.to_owned(), content)).len(),
-                expected,
-                "{path}"
-            );
+            assert_eq!(faults(&File::new(path.to_owned(), content)).len(), expected, "{path}");
         }
     }
 }

@@ -16,24 +16,16 @@ pub fn no_outside_world(repo: &Repo) -> Vec<Finding> {
         }
         let code = source.product_code();
         let mut add = |line, what: &str| {
-            let message = format!(
-                "{what} is not for the compiler: the same inputs must give the same source"
-            );
+            let message = format!("{what} is not for the compiler: the same inputs must give the same source");
             findings.push(Finding::error(&file.path, line, RULE, message));
         };
         for (at, module) in std_modules(&code) {
             if MODULES.contains(&module) {
-                add(
-                    code[..at].matches('\n').count() + 1,
-                    &format!("std::{module}"),
-                );
+                add(code[..at].matches('\n').count() + 1, &format!("std::{module}"));
             }
         }
         for (index, line) in code.lines().enumerate() {
-            for name in TYPES
-                .iter()
-                .filter(|name| words(line).any(|word| word == **name))
-            {
+            for name in TYPES.iter().filter(|name| words(line).any(|word| word == **name)) {
                 add(index + 1, name);
             }
         }
@@ -98,10 +90,7 @@ mod tests {
 
     #[test]
     fn tests_may_read_files() {
-        let files = [(
-            "crates/ir/src/a.rs",
-            "#[cfg(test)]\nmod tests {\n    use std::fs;\n}\n",
-        )];
+        let files = [("crates/ir/src/a.rs", "#[cfg(test)]\nmod tests {\n    use std::fs;\n}\n")];
         assert!(places(no_outside_world, &files).is_empty());
     }
 }

@@ -31,11 +31,7 @@ impl Repo {
             entry.depth() != 1 || !(name == ".git" || ignored.iter().any(|other| *other == name))
         };
         let mut files = Vec::new();
-        for entry in WalkDir::new(root)
-            .sort_by_file_name()
-            .into_iter()
-            .filter_entry(kept)
-        {
+        for entry in WalkDir::new(root).sort_by_file_name().into_iter().filter_entry(kept) {
             let entry = entry?;
             if entry.file_type().is_file() {
                 files.push(read_file(root, entry.path())?);
@@ -46,8 +42,7 @@ impl Repo {
 
     #[cfg(test)]
     pub fn made_up(files: &[(&str, &str)]) -> Self {
-        let file =
-            |(path, text): &(&str, &str)| File::new(path.to_string(), text.as_bytes().to_vec());
+        let file = |(path, text): &(&str, &str)| File::new(path.to_string(), text.as_bytes().to_vec());
         Self {
             files: files.iter().map(file).collect(),
         }
@@ -55,31 +50,23 @@ impl Repo {
 
     /// The text files with their text.
     pub fn texts(&self) -> impl Iterator<Item = (&File, &str)> {
-        self.files
-            .iter()
-            .filter_map(|file| Some((file, file.text.as_deref()?)))
+        self.files.iter().filter_map(|file| Some((file, file.text.as_deref()?)))
     }
 
     /// The Rust files with their code, strings and comments told apart.
     pub fn sources(&self) -> impl Iterator<Item = (&File, &Source)> {
-        self.files
-            .iter()
-            .filter_map(|file| Some((file, file.source.as_ref()?)))
+        self.files.iter().filter_map(|file| Some((file, file.source.as_ref()?)))
     }
 
     pub fn text(&self, path: &str) -> Option<&str> {
-        self.texts()
-            .find(|(file, _)| file.path == path)
-            .map(|(_, text)| text)
+        self.texts().find(|(file, _)| file.path == path).map(|(_, text)| text)
     }
 }
 
 impl File {
     pub fn new(path: String, content: Vec<u8>) -> Self {
         let bytes = content.len() as u64;
-        let text = String::from_utf8(content)
-            .ok()
-            .filter(|text| !text.contains('\0'));
+        let text = String::from_utf8(content).ok().filter(|text| !text.contains('\0'));
         let source = text
             .as_deref()
             .filter(|_| path.ends_with(".rs"))
@@ -94,8 +81,7 @@ impl File {
 
     /// Whether the file lies in the `src` folder of one of the packages that make up the product.
     pub fn is_product(&self) -> bool {
-        (self.path.starts_with("crates/") || self.path.starts_with("codegen/"))
-            && self.path.contains("/src/")
+        (self.path.starts_with("crates/") || self.path.starts_with("codegen/")) && self.path.contains("/src/")
     }
 }
 
@@ -108,14 +94,9 @@ fn is_test_path(path: &str) -> bool {
 
 fn ignored_at_root(root: &Path) -> Result<Vec<String>> {
     let path = root.join(".gitignore");
-    let text = std::fs::read_to_string(&path)
-        .with_context(|| format!("cannot read {}", path.display()))?;
-    let names = text
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix('/'));
-    Ok(names
-        .map(|name| name.trim_end_matches('/').to_owned())
-        .collect())
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let names = text.lines().filter_map(|line| line.trim().strip_prefix('/'));
+    Ok(names.map(|name| name.trim_end_matches('/').to_owned()).collect())
 }
 
 fn read_file(root: &Path, path: &Path) -> Result<File> {

@@ -37,10 +37,7 @@ pub fn no_cudarc_elsewhere(repo: &Repo) -> Vec<Finding> {
 }
 
 fn depends(manifest: &Manifest) -> bool {
-    manifest
-        .dependencies()
-        .iter()
-        .any(|dependency| dependency.name == "cudarc")
+    manifest.dependencies().iter().any(|dependency| dependency == "cudarc")
 }
 
 #[cfg(test)]
@@ -52,19 +49,13 @@ mod tests {
     fn it_is_found_in_code_and_manifests_but_not_in_comments() {
         let files = [
             ("Cargo.toml", "[workspace.dependencies]\ncudarc = \"0\"\n"),
-            (
-                "crates/runtime/Cargo.toml",
-                "[dependencies]\ncudarc.workspace = true\n",
-            ),
+            ("crates/runtime/Cargo.toml", "[dependencies]\ncudarc.workspace = true\n"),
             ("crates/runtime/src/lib.rs", "use cudarc::driver;\n"),
             (
                 "crates/cpu/Cargo.toml",
                 "[dependencies]\nhalf = \"2\"\ncudarc.workspace = true\n",
             ),
-            (
-                "crates/cpu/src/lib.rs",
-                "//! Not cudarc.\nuse cudarc::driver;\n",
-            ),
+            ("crates/cpu/src/lib.rs", "//! Not cudarc.\nuse cudarc::driver;\n"),
         ];
         assert_eq!(
             places(no_cudarc_elsewhere, &files),

@@ -22,10 +22,7 @@ pub fn files_are_short(repo: &Repo) -> Vec<Finding> {
                 Severity::Warning
             };
             let finding = Finding::error(&file.path, lines, RULE, message);
-            findings.push(Finding {
-                severity,
-                ..finding
-            });
+            findings.push(Finding { severity, ..finding });
         }
     }
     findings
@@ -49,13 +46,7 @@ mod tests {
             .into_iter()
             .map(|finding| (finding.path, finding.severity))
             .collect();
-        let expected = [
-            ("a/src/b.rs", Severity::Warning),
-            ("a/src/c.rs", Severity::Error),
-        ];
-        assert_eq!(
-            found,
-            expected.map(|(path, severity)| (path.to_owned(), severity))
-        );
+        let expected = [("a/src/b.rs", Severity::Warning), ("a/src/c.rs", Severity::Error)];
+        assert_eq!(found, expected.map(|(path, severity)| (path.to_owned(), severity)));
     }
 }

@@ -75,10 +75,7 @@ pub fn words(code: &str) -> impl Iterator<Item = &str> {
 }
 
 fn numbered(layer: &str) -> impl Iterator<Item = (usize, &str)> {
-    layer
-        .lines()
-        .enumerate()
-        .map(|(index, line)| (index + 1, line))
+    layer.lines().enumerate().map(|(index, line)| (index + 1, line))
 }
 
 /// The kind of each character.
@@ -201,10 +198,7 @@ mod tests {
         assert_eq!(layers("a // b \"c\"\nd"), ["a\nd", "\n", "//b\"c\"\n"]);
         assert_eq!(layers("a /* b /* c */ d */ e"), ["ae", "", "/*b/*c*/d*/"]);
         assert_eq!(layers(r#"f("x // \" y")g"#), ["f()g", r#""x//\"y""#, ""]);
-        assert_eq!(
-            layers(r##"f(br#"a " b"#) c"##),
-            ["f(b)c", r##"r#"a"b"#"##, ""]
-        );
+        assert_eq!(layers(r##"f(br#"a " b"#) c"##), ["f(b)c", r##"r#"a"b"#"##, ""]);
         assert_eq!(layers(r"f('\'', '/', 'a)"), ["f(,,'a)", r"'\'''/'", ""]);
         assert_eq!(layers("r#type = for\"s\""), ["r#type=for", "\"s\"", ""]);
         assert_eq!(layers("\"open"), ["", "\"open", ""]);
@@ -221,9 +215,7 @@ mod tests {
     fn test_items_are_marked_to_their_end() {
         let text = "fn a() {}\n#[cfg(test)]\nmod tests {\n    fn b() { { } }\n}\nfn c() {}\n#[cfg(test)]\nmod more;\nfn d() {}\n";
         let source = Source::new(text, false);
-        let product: Vec<usize> = (1..=9)
-            .filter(|line| source.is_product_line(*line))
-            .collect();
+        let product: Vec<usize> = (1..=9).filter(|line| source.is_product_line(*line)).collect();
         assert_eq!(product, [1, 6, 9]);
         assert!(!source.product_code().contains('b'));
     }

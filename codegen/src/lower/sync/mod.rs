@@ -30,7 +30,10 @@ impl Slot {
     fn next_iteration(self) -> Slot {
         match self {
             Slot::Any => Slot::Any,
-            Slot::Ahead { offset, stages } => Slot::Ahead { offset: (offset + stages - 1) % stages, stages },
+            Slot::Ahead { offset, stages } => Slot::Ahead {
+                offset: (offset + stages - 1) % stages,
+                stages,
+            },
         }
     }
 }
@@ -77,8 +80,16 @@ pub(super) enum Item {
     Op(Op),
     /// Statements that touch no shared memory and whose names stay visible.
     Raw(Vec<Stmt>),
-    Loop { var: String, start: Expr, end: Expr, body: Vec<Item> },
-    If { cond: Expr, body: Vec<Item> },
+    Loop {
+        var: String,
+        start: Expr,
+        end: Expr,
+        body: Vec<Item>,
+    },
+    If {
+        cond: Expr,
+        body: Vec<Item>,
+    },
     Return,
 }
 
@@ -106,13 +117,20 @@ fn walk(items: &[Item], state: &mut State, out: &mut Option<&mut Vec<Stmt>>) {
             Item::Return => emit(out, || vec![Stmt::Return]),
             Item::Op(op) => {
                 let sync = state.before(&op.accesses);
-                emit(out, || op.comment.iter().cloned().chain(sync).chain(scoped(op)).collect());
+                emit(out, || {
+                    op.comment.iter().cloned().chain(sync).chain(scoped(op)).collect()
+                });
                 state.after(&op.accesses);
             }
             Item::If { cond, body } => {
                 let mut inside = state.clone();
                 let stmts = walk_body(body, &mut inside, out.is_some());
-                emit(out, || vec![Stmt::If { cond: cond.clone(), body: stmts }]);
+                emit(out, || {
+                    vec![Stmt::If {
+                        cond: cond.clone(),
+                        body: stmts,
+                    }]
+                });
                 if !matches!(body.last(), Some(Item::Return)) {
                     state.merge(inside);
                 }
@@ -122,7 +140,13 @@ fn walk(items: &[Item], state: &mut State, out: &mut Option<&mut Vec<Stmt>>) {
                 let mut exit = entry.clone();
                 let stmts = walk_body(body, &mut exit, out.is_some());
                 emit(out, || {
-                    vec![Stmt::For { var: var.clone(), start: start.clone(), end: end.clone(), unroll: 1, body: stmts }]
+                    vec![Stmt::For {
+                        var: var.clone(),
+                        start: start.clone(),
+                        end: end.clone(),
+                        unroll: 1,
+                        body: stmts,
+                    }]
                 });
                 *state = entry;
                 state.forget_slots();
@@ -160,7 +184,11 @@ fn emit(out: &mut Option<&mut Vec<Stmt>>, stmts: impl FnOnce() -> Vec<Stmt>) {
 
 /// The op's statements; in a scope of their own where they bind names.
 fn scoped(op: &Op) -> Vec<Stmt> {
-    match op.stmts.iter().any(|s| matches!(s, Stmt::Let { .. } | Stmt::Array { .. })) {
+    match op
+        .stmts
+        .iter()
+        .any(|s| matches!(s, Stmt::Let { .. } | Stmt::Array { .. }))
+    {
         true => vec![Stmt::Scope { body: op.stmts.clone() }],
         false => op.stmts.clone(),
     }
@@ -171,19 +199,27 @@ impl State {
     fn before(&mut self, accesses: &[Access]) -> Vec<Stmt> {
         let mut out = Vec::new();
         let awaited = |group: &Vec<Access>| {
-            group.iter().any(|write| accesses.iter().any(|access| access.overlaps(write)))
+            group
+                .iter()
+                .any(|write| accesses.iter().any(|access| access.overlaps(write)))
         };
         if let Some(newest) = self.groups.iter().rposition(awaited) {
             let left = self.groups.len() - 1 - newest;
-            out.push(Stmt::Do { intrinsic: Intrinsic::CopyWait(left as u8), args: vec![] });
+            out.push(Stmt::Do {
+                intrinsic: Intrinsic::CopyWait(left as u8),
+                args: vec![],
+            });
             let landed: Vec<Access> = self.groups.drain(..=newest).flatten().collect();
-            landed.into_iter().for_each(|a| self.note(Access { kind: Kind::Write, ..a }));
+            landed
+                .into_iter()
+                .for_each(|a| self.note(Access { kind: Kind::Write, ..a }));
         }
-        let conflicts = |a: &Access, b: &Access| {
-            a.overlaps(b) && (a.kind != Kind::Read || b.kind != Kind::Read)
-        };
+        let conflicts = |a: &Access, b: &Access| a.overlaps(b) && (a.kind != Kind::Read || b.kind != Kind::Read);
         if accesses.iter().any(|a| self.pending.iter().any(|p| conflicts(a, p))) {
-            out.push(Stmt::Do { intrinsic: Intrinsic::Barrier, args: vec![] });
+            out.push(Stmt::Do {
+                intrinsic: Intrinsic::Barrier,
+                args: vec![],
+            });
             self.pending.clear();
         }
         out

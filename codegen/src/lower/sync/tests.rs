@@ -20,13 +20,25 @@ fn items(plans: &[Plan], ops: &mut Vec<Vec<Access>>) -> Vec<Item> {
             Plan::Op(accesses) => {
                 ops.push(accesses.clone());
                 let mark = Stmt::Comment(format!("op {}", ops.len() - 1));
-                Item::Op(Op { comment: None, stmts: vec![mark], accesses: accesses.clone() })
+                Item::Op(Op {
+                    comment: None,
+                    stmts: vec![mark],
+                    accesses: accesses.clone(),
+                })
             }
             Plan::Loop(trips, body) => {
                 let (start, end) = (Expr::Int(0), Expr::from(*trips));
-                Item::Loop { var: "i".into(), start, end, body: items(body, ops) }
+                Item::Loop {
+                    var: "i".into(),
+                    start,
+                    end,
+                    body: items(body, ops),
+                }
             }
-            Plan::If(taken, body) => Item::If { cond: Expr::Int(*taken as i64), body: items(body, ops) },
+            Plan::If(taken, body) => Item::If {
+                cond: Expr::Int(*taken as i64),
+                body: items(body, ops),
+            },
         })
         .collect()
 }
@@ -52,7 +64,11 @@ impl Place {
             Slot::Any => None,
             Slot::Ahead { offset, stages } => Some((iteration + offset) % stages),
         };
-        Place { tile: access.tile, stage, cols: access.cols }
+        Place {
+            tile: access.tile,
+            stage,
+            cols: access.cols,
+        }
     }
 
     fn meets(self, other: Place) -> bool {
@@ -70,12 +86,25 @@ impl Machine {
                     let op: usize = words["op ".len()..].parse().map_err(|e| format!("{e}"))?;
                     self.op(op, &ops[op], iteration)?;
                 }
-                Stmt::For { end: Expr::Int(trips), body, .. } => {
+                Stmt::For {
+                    end: Expr::Int(trips),
+                    body,
+                    ..
+                } => {
                     (0..*trips as usize).try_for_each(|i| self.run(body, ops, i))?;
                 }
-                Stmt::If { cond: Expr::Int(taken), body } if *taken != 0 => self.run(body, ops, iteration)?,
-                Stmt::Do { intrinsic: Intrinsic::Barrier, .. } => self.since_barrier.clear(),
-                Stmt::Do { intrinsic: Intrinsic::CopyWait(left), .. } => {
+                Stmt::If {
+                    cond: Expr::Int(taken),
+                    body,
+                } if *taken != 0 => self.run(body, ops, iteration)?,
+                Stmt::Do {
+                    intrinsic: Intrinsic::Barrier,
+                    ..
+                } => self.since_barrier.clear(),
+                Stmt::Do {
+                    intrinsic: Intrinsic::CopyWait(left),
+                    ..
+                } => {
                     while self.groups.len() > *left as usize {
                         let landed = self.groups.pop_front().unwrap_or_default();
                         self.since_barrier.extend(landed.into_iter().map(|place| (place, true)));
@@ -95,7 +124,11 @@ impl Machine {
             if self.groups.iter().flatten().any(|copy| copy.meets(place)) {
                 return Err(format!("op {op}: {access:?} while a copy of it is under way"));
             }
-            if self.since_barrier.iter().any(|&(before, wrote)| before.meets(place) && (wrote || writes)) {
+            if self
+                .since_barrier
+                .iter()
+                .any(|&(before, wrote)| before.meets(place) && (wrote || writes))
+            {
                 return Err(format!("op {op}: {access:?} without a barrier"));
             }
             if access.kind == Kind::AsyncWrite {
@@ -103,7 +136,8 @@ impl Machine {
             }
         }
         for access in accesses.iter().filter(|a| a.kind != Kind::AsyncWrite) {
-            self.since_barrier.push((Place::of(access, iteration), access.kind == Kind::Write));
+            self.since_barrier
+                .push((Place::of(access, iteration), access.kind == Kind::Write));
         }
         if !copies.is_empty() {
             self.groups.push_back(copies);
@@ -115,7 +149,9 @@ impl Machine {
 fn check(plans: &[Plan]) -> Result<Vec<Stmt>, String> {
     let mut ops = Vec::new();
     let out = synchronize(items(plans, &mut ops));
-    Machine::default().run(&out, &ops, 0).map_err(|e| format!("{e}\n{out:#?}"))?;
+    Machine::default()
+        .run(&out, &ops, 0)
+        .map_err(|e| format!("{e}\n{out:#?}"))?;
     Ok(out)
 }
 
@@ -124,7 +160,11 @@ fn access(in_loop: bool) -> impl Strategy<Value = Access> {
     let kind = prop_oneof![Just(Kind::Read), Just(Kind::Write), Just(Kind::AsyncWrite)];
     let cols = prop_oneof![Just((0, 8)), Just((0, 5)), Just((5, 8))];
     (0..3usize, 0..STAGES, cols, kind).prop_map(move |(tile, offset, cols, kind)| {
-        let slot = if tile == 2 && in_loop { Slot::Ahead { offset, stages: STAGES } } else { Slot::Any };
+        let slot = if tile == 2 && in_loop {
+            Slot::Ahead { offset, stages: STAGES }
+        } else {
+            Slot::Any
+        };
         Access { tile, cols, slot, kind }
     })
 }
@@ -160,11 +200,21 @@ proptest! {
 }
 
 fn read(tile: usize, slot: Slot) -> Plan {
-    Plan::Op(vec![Access { tile, cols: (0, 8), slot, kind: Kind::Read }])
+    Plan::Op(vec![Access {
+        tile,
+        cols: (0, 8),
+        slot,
+        kind: Kind::Read,
+    }])
 }
 
 fn copy(tile: usize, slot: Slot) -> Plan {
-    Plan::Op(vec![Access { tile, cols: (0, 8), slot, kind: Kind::AsyncWrite }])
+    Plan::Op(vec![Access {
+        tile,
+        cols: (0, 8),
+        slot,
+        kind: Kind::AsyncWrite,
+    }])
 }
 
 fn count(stmts: &[Stmt], wanted: &dyn Fn(Intrinsic) -> bool) -> usize {

@@ -66,9 +66,7 @@ pub enum Fault {
         name: String,
     },
     /// A name that text and source cannot carry.
-    #[error(
-        "`{name}` is no name: expected letters, digits and `_`, no digit first, and none of block, row, col"
-    )]
+    #[error("`{name}` is no name: expected letters, digits and `_`, no digit first, and none of block, row, col")]
     BadName {
         /// The name.
         name: String,

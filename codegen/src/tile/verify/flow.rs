@@ -44,15 +44,8 @@ impl Flow {
     }
 
     /// Binds a variable that was not bound before.
-    pub(super) fn bind(
-        &mut self,
-        program: &TileProgram,
-        var: VarId,
-        kind: ScalarKind,
-    ) -> Result<(), Fault> {
-        let (Some(slot), Some(bound)) =
-            (self.facts.kinds.get_mut(var.0), self.bound.get_mut(var.0))
-        else {
+    pub(super) fn bind(&mut self, program: &TileProgram, var: VarId, kind: ScalarKind) -> Result<(), Fault> {
+        let (Some(slot), Some(bound)) = (self.facts.kinds.get_mut(var.0), self.bound.get_mut(var.0)) else {
             return Err(unknown_var(program, var));
         };
         if std::mem::replace(bound, true) {
@@ -66,11 +59,7 @@ impl Flow {
 
     /// The type of a variable in scope.
     pub(super) fn kind(&self, program: &TileProgram, var: VarId) -> Result<ScalarKind, Fault> {
-        let kind = self
-            .facts
-            .kinds
-            .get(var.0)
-            .ok_or_else(|| unknown_var(program, var))?;
+        let kind = self.facts.kinds.get(var.0).ok_or_else(|| unknown_var(program, var))?;
         kind.ok_or_else(|| Fault::Unbound {
             var: var_name(program, var),
         })
@@ -98,12 +87,7 @@ impl Flow {
     }
 
     /// Columns of a tile are read, which must be written.
-    pub(super) fn read(
-        &self,
-        program: &TileProgram,
-        id: TileId,
-        cols: Columns,
-    ) -> Result<(), Fault> {
+    pub(super) fn read(&self, program: &TileProgram, id: TileId, cols: Columns) -> Result<(), Fault> {
         let mut ranges = self.facts.written.get(id.0).into_iter().flatten();
         if ranges.any(|range| range.start <= cols.start && cols.end <= range.end) {
             return Ok(());

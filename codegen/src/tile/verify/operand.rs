@@ -59,9 +59,7 @@ impl Want {
     /// As a declaration, with `_` for what is open.
     fn text(&self) -> String {
         let open = |n: Option<usize>| n.map_or_else(|| "_".to_string(), |n| n.to_string());
-        let dtype = self
-            .dtype
-            .map_or_else(|| "_".to_string(), |dtype| dtype.to_string());
+        let dtype = self.dtype.map_or_else(|| "_".to_string(), |dtype| dtype.to_string());
         let (rows, cols) = (open(self.rows), open(self.cols));
         match (self.form, self.space) {
             (Form::RowVector, _) => format!("row {dtype}[{rows}]"),
@@ -73,12 +71,7 @@ impl Want {
 }
 
 /// Requires a tile to be as the statement needs it.
-pub(super) fn operand(
-    program: &TileProgram,
-    role: &'static str,
-    id: TileId,
-    want: Want,
-) -> Result<(), Fault> {
+pub(super) fn operand(program: &TileProgram, role: &'static str, id: TileId, want: Want) -> Result<(), Fault> {
     let tile = tile(program, id)?;
     if want.fits(tile) {
         Ok(())
@@ -98,11 +91,7 @@ pub(super) fn unfit(role: &'static str, tile: &Tile, expected: &str) -> Fault {
 }
 
 /// Requires a tile of floats, as stage, gemm and rotate do.
-pub(super) fn float_tile(
-    program: &TileProgram,
-    role: &'static str,
-    id: TileId,
-) -> Result<(), Fault> {
+pub(super) fn float_tile(program: &TileProgram, role: &'static str, id: TileId) -> Result<(), Fault> {
     let tile = tile(program, id)?;
     if tile.dtype.is_float() {
         Ok(())

@@ -1,9 +1,7 @@
 //! Types of expressions, and what may stand in them where.
 
 use super::super::text::{expr_text, param_name};
-use super::super::{
-    Access, Binary, Expr, Form, ParamId, ParamKind, Space, Tile, TileId, TileProgram, Unary,
-};
+use super::super::{Access, Binary, Expr, Form, ParamId, ParamKind, Space, Tile, TileId, TileProgram, Unary};
 use super::flow::Flow;
 use super::operand::unfit;
 use super::{Fault, ScalarKind, param, tensor, tile};
@@ -20,12 +18,7 @@ pub(super) enum Place<'a> {
 }
 
 /// Requires an integer.
-pub(super) fn expect_int(
-    program: &TileProgram,
-    flow: &Flow,
-    expr: &Expr,
-    place: Place,
-) -> Result<(), Fault> {
+pub(super) fn expect_int(program: &TileProgram, flow: &Flow, expr: &Expr, place: Place) -> Result<(), Fault> {
     expect_kind(program, flow, expr, place, ScalarKind::Int)
 }
 
@@ -46,12 +39,7 @@ pub(super) fn expect_kind(
 }
 
 /// The type of an expression whose parts fit together and may stand here.
-pub(super) fn kind_of(
-    program: &TileProgram,
-    flow: &Flow,
-    expr: &Expr,
-    place: Place,
-) -> Result<ScalarKind, Fault> {
+pub(super) fn kind_of(program: &TileProgram, flow: &Flow, expr: &Expr, place: Place) -> Result<ScalarKind, Fault> {
     check_place(program, expr, place)?;
     match expr {
         Expr::Int(_) | Expr::Block(_) | Expr::Row | Expr::Col => Ok(ScalarKind::Int),
@@ -109,13 +97,7 @@ fn binary_kind(
     expect_kind(program, flow, b, place, kind)?;
     match op {
         Binary::Lt | Binary::Le | Binary::Eq | Binary::And => Ok(ScalarKind::Bool),
-        Binary::Add
-        | Binary::Sub
-        | Binary::Mul
-        | Binary::Div
-        | Binary::Rem
-        | Binary::Min
-        | Binary::Max => Ok(kind),
+        Binary::Add | Binary::Sub | Binary::Mul | Binary::Div | Binary::Rem | Binary::Min | Binary::Max => Ok(kind),
     }
 }
 
@@ -130,20 +112,14 @@ fn check_place(program: &TileProgram, expr: &Expr, place: Place) -> Result<(), F
     };
     let elementwise = matches!(expr, Expr::Row | Expr::Col | Expr::Tile(_));
     match place {
-        Place::Grid
-            if elementwise || matches!(expr, Expr::Var(_) | Expr::Block(_) | Expr::Load(..)) =>
-        {
+        Place::Grid if elementwise || matches!(expr, Expr::Var(_) | Expr::Block(_) | Expr::Load(..)) => {
             misplaced("the grid", "scalar parameters")
         }
-        Place::Block if elementwise => misplaced(
-            "a scalar expression",
-            "parameters, variables and block indices",
-        ),
+        Place::Block if elementwise => misplaced("a scalar expression", "parameters, variables and block indices"),
         // Every owner of a part scales it by itself, so they must all scale by the same.
-        Place::Map(dst) if *expr == Expr::Col && dst.form == Form::RowPartial => misplaced(
-            "the factor of a row partial",
-            "what is the same for a whole row",
-        ),
+        Place::Map(dst) if *expr == Expr::Col && dst.form == Form::RowPartial => {
+            misplaced("the factor of a row partial", "what is the same for a whole row")
+        }
         _ => Ok(()),
     }
 }
@@ -160,16 +136,10 @@ fn scalar(program: &TileProgram, id: ParamId) -> Result<ScalarKind, Fault> {
     }
 }
 
-fn map_operand(
-    program: &TileProgram,
-    flow: &Flow,
-    id: TileId,
-    place: Place,
-) -> Result<ScalarKind, Fault> {
+fn map_operand(program: &TileProgram, flow: &Flow, id: TileId, place: Place) -> Result<ScalarKind, Fault> {
     let operand = tile(program, id)?;
     if let Place::Map(dst) = place {
-        let same =
-            operand.form == Form::Matrix && dst.form == Form::Matrix && operand.cols == dst.cols;
+        let same = operand.form == Form::Matrix && dst.form == Form::Matrix && operand.cols == dst.cols;
         let fits = operand.space == Space::Fragment && operand.rows == dst.rows;
         if !(fits && (same || operand.form == Form::RowVector)) {
             let row = format!("row f32[{}]", dst.rows);

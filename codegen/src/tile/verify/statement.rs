@@ -2,8 +2,7 @@
 
 use super::super::text::{expr_text, param_name};
 use super::super::{
-    Access, BLayout, Binary, Columns, Expr, Form, ReduceOp, Rows, Space, Stmt, Tile, TileId,
-    TileProgram, View,
+    Access, BLayout, Binary, Columns, Expr, Form, ReduceOp, Rows, Space, Stmt, Tile, TileId, TileProgram, View,
 };
 use super::flow::Flow;
 use super::operand::{Want, check_columns, float_tile, operand, unfit};
@@ -39,29 +38,16 @@ pub(super) fn check_stmt(program: &TileProgram, stmt: &Stmt, flow: &mut Flow) ->
         Stmt::Reduce { op, dst, src } => check_reduce(program, flow, *op, *dst, *src),
         Stmt::Finish { dst, src } => check_finish(program, flow, *dst, *src),
         Stmt::Rotate {
-            dst,
-            src,
-            cos,
-            sin,
-            d,
-            ..
+            dst, src, cos, sin, d, ..
         } => check_rotate(program, flow, [*dst, *src, *cos, *sin], *d),
     }
 }
 
-fn check_load(
-    program: &TileProgram,
-    flow: &mut Flow,
-    dst: TileId,
-    cols: &Columns,
-    src: &View,
-) -> Result<(), Fault> {
+fn check_load(program: &TileProgram, flow: &mut Flow, dst: TileId, cols: &Columns, src: &View) -> Result<(), Fault> {
     let tile = tile(program, dst)?;
     let dtype = check_view(program, flow, src, Access::Read, tile.rows)?;
     match (tile.space, tile.form) {
-        (Space::Shared, _) => {
-            operand(program, "destination", dst, Want::shared(Some(dtype), None))?
-        }
+        (Space::Shared, _) => operand(program, "destination", dst, Want::shared(Some(dtype), None))?,
         (Space::Fragment, Form::RowPartial) => {
             return Err(unfit("destination", tile, "a tile or row vector"));
         }
@@ -72,13 +58,7 @@ fn check_load(
     Ok(())
 }
 
-fn check_store(
-    program: &TileProgram,
-    flow: &Flow,
-    dst: &View,
-    src: TileId,
-    cols: &Columns,
-) -> Result<(), Fault> {
+fn check_store(program: &TileProgram, flow: &Flow, dst: &View, src: TileId, cols: &Columns) -> Result<(), Fault> {
     let tile = tile(program, src)?;
     let dtype = check_view(program, flow, dst, Access::Write, tile.rows)?;
     if !dtype.is_float() {
@@ -95,32 +75,17 @@ fn check_store(
     flow.read(program, src, cols.clone())
 }
 
-fn check_stage(
-    program: &TileProgram,
-    flow: &mut Flow,
-    dst: TileId,
-    src: TileId,
-) -> Result<(), Fault> {
+fn check_stage(program: &TileProgram, flow: &mut Flow, dst: TileId, src: TileId) -> Result<(), Fault> {
     let Tile { rows, cols, .. } = *tile(program, dst)?;
     operand(program, "destination", dst, Want::shared(None, None))?;
     float_tile(program, "destination", dst)?;
-    operand(
-        program,
-        "source",
-        src,
-        Want::fragment(Some(rows), Some(cols)),
-    )?;
+    operand(program, "source", src, Want::fragment(Some(rows), Some(cols)))?;
     flow.read_all(program, src)?;
     flow.write_all(program, dst);
     Ok(())
 }
 
-fn check_fill(
-    program: &TileProgram,
-    flow: &mut Flow,
-    dst: TileId,
-    value: f32,
-) -> Result<(), Fault> {
+fn check_fill(program: &TileProgram, flow: &mut Flow, dst: TileId, value: f32) -> Result<(), Fault> {
     let tile = tile(program, dst)?;
     if tile.space != Space::Fragment {
         return Err(unfit("destination", tile, "a fragment or vector"));
@@ -144,9 +109,7 @@ fn check_gemm(
     b_cols: &Columns,
 ) -> Result<(), Fault> {
     operand(program, "acc", acc, Want::fragment(None, None))?;
-    let Tile {
-        rows: m, cols: n, ..
-    } = *tile(program, acc)?;
+    let Tile { rows: m, cols: n, .. } = *tile(program, acc)?;
     operand(program, "a", a, Want::shared(None, Some(m)))?;
     let Tile { cols: k, dtype, .. } = *tile(program, a)?;
     float_tile(program, "a", a)?;
@@ -167,12 +130,7 @@ fn check_gemm(
     flow.read(program, b, b_cols.clone())
 }
 
-fn check_map(
-    program: &TileProgram,
-    flow: &mut Flow,
-    dst: TileId,
-    value: &Expr,
-) -> Result<(), Fault> {
+fn check_map(program: &TileProgram, flow: &mut Flow, dst: TileId, value: &Expr) -> Result<(), Fault> {
     let tile = tile(program, dst)?;
     if tile.space != Space::Fragment {
         return Err(unfit("destination", tile, "a fragment or vector"));
@@ -199,13 +157,7 @@ fn scale_factor(partial: TileId, value: &Expr) -> Option<&Expr> {
     }
 }
 
-fn check_reduce(
-    program: &TileProgram,
-    flow: &Flow,
-    op: ReduceOp,
-    dst: TileId,
-    src: TileId,
-) -> Result<(), Fault> {
+fn check_reduce(program: &TileProgram, flow: &Flow, op: ReduceOp, dst: TileId, src: TileId) -> Result<(), Fault> {
     operand(program, "source", src, Want::fragment(None, None))?;
     let rows = tile(program, src)?.rows;
     let form = match (op, tile(program, dst)?.form) {
@@ -217,20 +169,10 @@ fn check_reduce(
     flow.read_all(program, src)
 }
 
-fn check_finish(
-    program: &TileProgram,
-    flow: &mut Flow,
-    dst: TileId,
-    src: TileId,
-) -> Result<(), Fault> {
+fn check_finish(program: &TileProgram, flow: &mut Flow, dst: TileId, src: TileId) -> Result<(), Fault> {
     let rows = tile(program, src)?.rows;
     operand(program, "source", src, Want::vector(Form::RowPartial, rows))?;
-    operand(
-        program,
-        "destination",
-        dst,
-        Want::vector(Form::RowVector, rows),
-    )?;
+    operand(program, "destination", dst, Want::vector(Form::RowVector, rows))?;
     flow.read_all(program, src)?;
     flow.write_all(program, dst);
     Ok(())
@@ -245,22 +187,12 @@ fn check_rotate(
     operand(program, "source", src, Want::shared(None, None))?;
     let Tile { rows, cols, .. } = *tile(program, src)?;
     float_tile(program, "source", src)?;
-    operand(
-        program,
-        "destination",
-        dst,
-        Want::fragment(Some(rows), Some(cols)),
-    )?;
+    operand(program, "destination", dst, Want::fragment(Some(rows), Some(cols)))?;
     if d == 0 || !d.is_multiple_of(2) || d > cols {
         return Err(Fault::RotatedColumns { d, cols });
     }
     for (role, table) in [("cos", cos), ("sin", sin)] {
-        operand(
-            program,
-            role,
-            table,
-            Want::shared(Some(DType::F32), Some(rows)),
-        )?;
+        operand(program, role, table, Want::shared(Some(DType::F32), Some(rows)))?;
         check_columns(tile(program, table)?, &(0..d / 2))?;
         flow.read(program, table, 0..d / 2)?;
     }
@@ -279,11 +211,7 @@ fn check_view(
 ) -> Result<DType, Fault> {
     let dtype = tensor(program, view.param, access)?;
     let (rows, paging) = match &view.rows {
-        Rows::Strided {
-            start,
-            stride,
-            limit,
-        } => ([start, stride, limit], None),
+        Rows::Strided { start, stride, limit } => ([start, stride, limit], None),
         Rows::Paged {
             start,
             limit,
@@ -302,33 +230,16 @@ fn check_view(
                     got,
                 });
             }
-            (
-                [start, row_stride, limit],
-                Some([table_offset, page_stride]),
-            )
+            ([start, row_stride, limit], Some([table_offset, page_stride]))
         }
     };
-    let columns = [
-        &view.offset,
-        &view.col_start,
-        &view.col_limit,
-        &view.col_stride,
-    ];
-    for expr in rows
-        .into_iter()
-        .chain(paging.into_iter().flatten())
-        .chain(columns)
-    {
+    let columns = [&view.offset, &view.col_start, &view.col_limit, &view.col_stride];
+    for expr in rows.into_iter().chain(paging.into_iter().flatten()).chain(columns) {
         expect_int(program, flow, expr, Place::Block)?;
     }
     positive("align", view.align)?;
     if let Some(mask) = view.mask {
-        operand(
-            program,
-            "mask",
-            mask,
-            Want::vector(Form::RowVector, tile_rows),
-        )?;
+        operand(program, "mask", mask, Want::vector(Form::RowVector, tile_rows))?;
         flow.read_all(program, mask)?;
     }
     Ok(dtype)

@@ -108,16 +108,12 @@ fn ids_must_name_something() {
 fn names_are_unique_words() {
     assert_eq!(
         fault(|p| p.vars[0] = "kv".to_string()),
-        Fault::DuplicateName {
-            name: "kv".to_string()
-        }
+        Fault::DuplicateName { name: "kv".to_string() }
     );
     for name in ["", "2x", "a b", "row", "block", "é"] {
         assert_eq!(
             fault(|p| p.tiles[0].name = name.to_string()),
-            Fault::BadName {
-                name: name.to_string()
-            }
+            Fault::BadName { name: name.to_string() }
         );
     }
     assert_eq!(
@@ -130,20 +126,11 @@ fn names_are_unique_words() {
 
 #[test]
 fn declarations_are_well_formed() {
-    assert_eq!(
-        fault(|p| p.tiles[KV.0].rows = 0),
-        Fault::NotPositive { what: "rows" }
-    );
-    assert_eq!(
-        fault(|p| p.tiles[KV.0].cols = 0),
-        Fault::NotPositive { what: "cols" }
-    );
+    assert_eq!(fault(|p| p.tiles[KV.0].rows = 0), Fault::NotPositive { what: "rows" });
+    assert_eq!(fault(|p| p.tiles[KV.0].cols = 0), Fault::NotPositive { what: "cols" });
     assert!(matches!(
         fault(|p| p.tiles[S.0].dtype = DType::BF16),
-        Fault::FragmentType {
-            got: DType::BF16,
-            ..
-        }
+        Fault::FragmentType { got: DType::BF16, .. }
     ));
     assert!(matches!(
         fault(|p| p.tiles[M.0].cols = 2),
@@ -168,10 +155,7 @@ fn the_grid_is_made_of_scalar_parameters() {
     ] {
         assert!(matches!(
             fault(|p| p.grid[1] = expr),
-            Fault::Misplaced {
-                place: "the grid",
-                ..
-            }
+            Fault::Misplaced { place: "the grid", .. }
         ));
     }
     assert!(message(|p| p.grid[2] = 1.5f32.into()).ends_with("expected an integer"));
@@ -183,12 +167,8 @@ fn the_grid_is_made_of_scalar_parameters() {
 
 #[test]
 fn variables_are_bound_once_and_used_in_scope() {
-    let unbound = Fault::Unbound {
-        var: "t".to_string(),
-    };
-    let rebound = Fault::Rebound {
-        var: "t".to_string(),
-    };
+    let unbound = Fault::Unbound { var: "t".to_string() };
+    let rebound = Fault::Rebound { var: "t".to_string() };
     assert_eq!(fault(set_let(TILE)), unbound);
     assert_eq!(
         fault(|p| p.body.push(Stmt::If {
@@ -227,12 +207,7 @@ fn variables_are_bound_once_and_used_in_scope() {
             }],
         };
     };
-    assert_eq!(
-        fault(bound_inside),
-        Fault::Unbound {
-            var: "len".to_string()
-        }
-    );
+    assert_eq!(fault(bound_inside), Fault::Unbound { var: "len".to_string() });
 }
 
 #[test]
@@ -251,22 +226,10 @@ fn expressions_have_consistent_types() {
             truth().lt(truth()),
             "`T < 1` is a truth value, expected an integer or a float",
         ),
-        (
-            int().and(truth()),
-            "`T` is an integer, expected a truth value",
-        ),
-        (
-            truth().and(int()),
-            "`T` is an integer, expected a truth value",
-        ),
-        (
-            int().select(1, 2),
-            "`T` is an integer, expected a truth value",
-        ),
-        (
-            truth().select(1, 2.0f32),
-            "`2.0` is a float, expected an integer",
-        ),
+        (int().and(truth()), "`T` is an integer, expected a truth value"),
+        (truth().and(int()), "`T` is an integer, expected a truth value"),
+        (int().select(1, 2), "`T` is an integer, expected a truth value"),
+        (truth().select(1, 2.0f32), "`2.0` is a float, expected an integer"),
         (int().exp2(), "`T` is an integer, expected a float"),
         (float().to_float(), "`0.5` is a float, expected an integer"),
         (
@@ -277,10 +240,7 @@ fn expressions_have_consistent_types() {
             Expr::Load(KV_LEN, Box::new(float())),
             "`0.5` is a float, expected an integer",
         ),
-        (
-            Expr::from(KV_LEN),
-            "parameter `kv_len` is a tensor, expected a scalar",
-        ),
+        (Expr::from(KV_LEN), "parameter `kv_len` is a tensor, expected a scalar"),
         (
             Expr::Load(T, Box::new(0.into())),
             "parameter `T` is a scalar, expected a tensor",
@@ -298,14 +258,8 @@ fn expressions_have_consistent_types() {
         assert_eq!(message(set_let(expr)), expected);
     }
     // The type of a let is its value's, and what uses it must agree.
-    assert_eq!(
-        message(set_let(float())),
-        "`0` is an integer, expected a float"
-    );
-    assert_eq!(
-        message(set_map(Expr::Col)),
-        "`col` is an integer, expected a float"
-    );
+    assert_eq!(message(set_let(float())), "`0` is an integer, expected a float");
+    assert_eq!(message(set_map(Expr::Col)), "`col` is an integer, expected a float");
     assert!(
         message(|p| p.body[at::IF] = Stmt::If {
             cond: LEN.into(),
@@ -369,9 +323,7 @@ fn views_fit_their_tensors() {
         fault(|p| source(&mut p.body[at::STORE]).align = 0),
         Fault::NotPositive { what: "align" }
     );
-    assert!(
-        message(|p| source(&mut p.body[at::STORE]).mask = Some(O)).contains("expected row f32[16]")
-    );
+    assert!(message(|p| source(&mut p.body[at::STORE]).mask = Some(O)).contains("expected row f32[16]"));
     assert!(matches!(
         fault(|p| source(&mut p.body[at::LOAD_Q]).mask = Some(L)),
         Fault::Unwritten { .. }
@@ -420,14 +372,8 @@ fn loads_and_stores_fit_their_tiles() {
         message(set_load(Q_RAW, 0..49)),
         "columns 0..49 of `q_raw`, expected a non-empty range within 0..48"
     );
-    assert!(matches!(
-        fault(set_load(Q_RAW, 8..8)),
-        Fault::Columns { .. }
-    ));
-    assert!(matches!(
-        fault(set_load(LIMIT, 0..2)),
-        Fault::Columns { .. }
-    ));
+    assert!(matches!(fault(set_load(Q_RAW, 8..8)), Fault::Columns { .. }));
+    assert!(matches!(fault(set_load(LIMIT, 0..2)), Fault::Columns { .. }));
     let store = |src, cols: Columns| {
         fault(|p| {
             let dst = source(&mut p.body[at::STORE]).clone();
@@ -438,14 +384,8 @@ fn loads_and_stores_fit_their_tiles() {
             };
         })
     };
-    assert!(matches!(
-        store(Q_RAW, 0..48),
-        Fault::Operand { role: "source", .. }
-    ));
-    assert!(matches!(
-        store(PART, 0..1),
-        Fault::Operand { role: "source", .. }
-    ));
+    assert!(matches!(store(Q_RAW, 0..48), Fault::Operand { role: "source", .. }));
+    assert!(matches!(store(PART, 0..1), Fault::Operand { role: "source", .. }));
     assert!(matches!(store(O, 0..33), Fault::Columns { cols: 32, .. }));
     let integers = |p: &mut TileProgram| {
         let ParamKind::Tensor { dtype, .. } = &mut p.params[OUT.0].kind else {
@@ -469,10 +409,7 @@ fn a_fragment_may_take_integers() {
     program.body.push(Stmt::Load {
         dst: O,
         cols: 0..32,
-        src: View {
-            param: KV_LEN,
-            ..src
-        },
+        src: View { param: KV_LEN, ..src },
     });
     assert_eq!(verify(&program), Ok(()));
 }
@@ -486,9 +423,7 @@ fn stages_and_fills_fit() {
     );
     assert!(stage(Q_ROT, Q_ROT).contains("expected shared"));
     assert!(stage(Q_S, Q_RAW).contains("expected fragment f32[16, 48]"));
-    assert!(
-        message(|p| p.tiles[Q_S.0].dtype = DType::I32).ends_with("expected a tile of a float type")
-    );
+    assert!(message(|p| p.tiles[Q_S.0].dtype = DType::I32).ends_with("expected a tile of a float type"));
     let fill = |dst, value| fault(|p| p.body[at::FILL_PART] = Stmt::Fill { dst, value });
     assert!(matches!(fill(KV, 0.0), Fault::Operand { .. }));
     assert!(matches!(fill(PART, 1.0), Fault::PartialFill { .. }));
@@ -507,10 +442,7 @@ fn gemm_shapes_fit() {
             }
         })
     };
-    assert_eq!(
-        nk(S, Q_S, KV, 1..49),
-        "b's columns are 1..49, expected 0..48"
-    );
+    assert_eq!(nk(S, Q_S, KV, 1..49), "b's columns are 1..49, expected 0..48");
     assert_eq!(
         nk(O, Q_S, KV, 0..48),
         "b `kv` is shared bf16[16, 48], expected shared bf16[32, _]"
@@ -579,10 +511,7 @@ fn row_partials_are_only_scaled() {
     assert!(matches!(to(ALPHA.into()), Fault::PartialScale { .. }));
     assert!(matches!(to(part() * PART), Fault::Operand { .. }));
     assert!(matches!(to(part() * S), Fault::Operand { .. }));
-    assert!(matches!(
-        to(part() * Expr::Col.to_float()),
-        Fault::Misplaced { .. }
-    ));
+    assert!(matches!(to(part() * Expr::Col.to_float()), Fault::Misplaced { .. }));
     assert!(matches!(to(part() * 2), Fault::Type { .. }));
     let mut program = attention();
     step(&mut program)[at::SCALE_PART] = Stmt::Map {
@@ -627,12 +556,7 @@ fn rotations_fit() {
     let rotate = |change: fn([&mut TileId; 4], &mut usize)| {
         message(|p| {
             let Stmt::Rotate {
-                dst,
-                src,
-                cos,
-                sin,
-                d,
-                ..
+                dst, src, cos, sin, d, ..
             } = &mut p.body[at::ROTATE]
             else {
                 panic!("expected rotate")
@@ -694,14 +618,7 @@ fn bodies_that_may_not_run_write_nothing_for_what_follows() {
 fn columns_add_up() {
     let load = |program: &mut TileProgram, cols: Columns| {
         let src = source(&mut program.body[at::LOAD_Q]).clone();
-        program.body.insert(
-            at::LOAD_Q,
-            Stmt::Load {
-                dst: Q_RAW,
-                cols,
-                src,
-            },
-        );
+        program.body.insert(at::LOAD_Q, Stmt::Load { dst: Q_RAW, cols, src });
     };
     let with = |parts: &[Columns]| {
         let mut program = attention();

@@ -83,9 +83,9 @@ pub(crate) fn kind(expr: &Expr, names: &Names<'_>) -> Kind {
         | Expr::Col
         | Expr::Load(..)
         | Expr::Unary(Unary::Wide, _) => Kind::Int,
-        Expr::Float(_)
-        | Expr::Tile(_)
-        | Expr::Unary(Unary::ToFloat | Unary::Exp2 | Unary::Log2 | Unary::Rsqrt, _) => Kind::Float,
+        Expr::Float(_) | Expr::Tile(_) | Expr::Unary(Unary::ToFloat | Unary::Exp2 | Unary::Log2 | Unary::Rsqrt, _) => {
+            Kind::Float
+        }
         Expr::Var(var) => names.vars[var.0],
         Expr::Binary(Binary::Lt | Binary::Le | Binary::Eq | Binary::And, ..) => Kind::Bool,
         Expr::Binary(_, a, _) | Expr::Select(_, a, _) => kind(a, names),

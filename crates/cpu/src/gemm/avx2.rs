@@ -16,7 +16,10 @@ pub(super) fn micro<const MR: usize, const NP: usize>(micro: Micro<'_>) {
 /// # Safety
 /// `micro` has passed `check::<MR, NP>`.
 #[target_feature(enable = "avx2,fma")]
-#[expect(clippy::needless_range_loop, reason = "constant bounds unroll, and sums stays in registers")]
+#[expect(
+    clippy::needless_range_loop,
+    reason = "constant bounds unroll, and sums stays in registers"
+)]
 unsafe fn fma<const MR: usize, const NP: usize>(micro: Micro<'_>) {
     let Micro {
         k,

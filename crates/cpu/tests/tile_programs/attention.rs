@@ -24,14 +24,32 @@ fn program() -> Build {
     p.0.grid = [b.into(), 1.into(), 1.into()];
     let (len, t) = (p.var("len"), p.var("t"));
     let rows = 16;
-    let (q_s, kv, prob) =
-        (p.shared(DType::BF16, rows, D), p.shared(DType::BF16, TOKENS, D), p.shared(DType::BF16, rows, TOKENS));
+    let (q_s, kv, prob) = (
+        p.shared(DType::BF16, rows, D),
+        p.shared(DType::BF16, TOKENS, D),
+        p.shared(DType::BF16, rows, TOKENS),
+    );
     let (s, o) = (p.fragment(rows, TOKENS), p.fragment(rows, D_LATENT));
-    let (m, old, alpha, part, l) =
-        (p.vector(rows), p.vector(rows), p.vector(rows), p.partial(rows), p.vector(rows));
+    let (m, old, alpha, part, l) = (
+        p.vector(rows),
+        p.vector(rows),
+        p.vector(rows),
+        p.partial(rows),
+        p.vector(rows),
+    );
     let block = || Expr::Block(Axis::X);
-    p.push(Stmt::Let { var: len, value: Expr::Load(kv_len, Box::new(block())) });
-    p.load(q_s, View { offset: block() * HEADS * D, align: 8, ..matrix(q, HEADS, D) });
+    p.push(Stmt::Let {
+        var: len,
+        value: Expr::Load(kv_len, Box::new(block())),
+    });
+    p.load(
+        q_s,
+        View {
+            offset: block() * HEADS * D,
+            align: 8,
+            ..matrix(q, HEADS, D)
+        },
+    );
     p.fill(o, 0.0);
     p.fill(m, -1e30);
     p.fill(part, 0.0);
@@ -52,25 +70,61 @@ fn program() -> Build {
     let scaled = Expr::Tile(s) * (SCALE * std::f32::consts::LOG2_E);
     let map = |dst, value| Stmt::Map { dst, value };
     let body = vec![
-        Stmt::Load { dst: kv, cols: 0..D, src: tokens },
+        Stmt::Load {
+            dst: kv,
+            cols: 0..D,
+            src: tokens,
+        },
         Stmt::Fill { dst: s, value: 0.0 },
-        Stmt::Gemm { acc: s, a: q_s, b: kv, layout: BLayout::Nk, b_cols: 0..D },
+        Stmt::Gemm {
+            acc: s,
+            a: q_s,
+            b: kv,
+            layout: BLayout::Nk,
+            b_cols: 0..D,
+        },
         map(s, visible.select(scaled, f32::NEG_INFINITY)),
         map(old, m.into()),
-        Stmt::Reduce { op: ReduceOp::Max, dst: m, src: s },
+        Stmt::Reduce {
+            op: ReduceOp::Max,
+            dst: m,
+            src: s,
+        },
         map(alpha, (Expr::Tile(old) - m).exp2()),
         map(s, (Expr::Tile(s) - m).exp2()),
         map(part, Expr::Tile(part) * alpha),
         map(o, Expr::Tile(o) * alpha),
-        Stmt::Reduce { op: ReduceOp::Sum, dst: part, src: s },
+        Stmt::Reduce {
+            op: ReduceOp::Sum,
+            dst: part,
+            src: s,
+        },
         Stmt::Stage { dst: prob, src: s },
-        Stmt::Gemm { acc: o, a: prob, b: kv, layout: BLayout::Kn, b_cols: 0..D_LATENT },
+        Stmt::Gemm {
+            acc: o,
+            a: prob,
+            b: kv,
+            layout: BLayout::Kn,
+            b_cols: 0..D_LATENT,
+        },
     ];
     let end = Expr::Var(len).ceil_div(TOKENS);
-    p.push(Stmt::For { var: t, start: 0.into(), end, pipelined: true, body });
+    p.push(Stmt::For {
+        var: t,
+        start: 0.into(),
+        end,
+        pipelined: true,
+        body,
+    });
     p.push(Stmt::Finish { dst: l, src: part });
     p.map(o, Expr::Tile(o) / Expr::Tile(l).max(1e-30f32));
-    p.store(View { offset: block() * HEADS * D_LATENT, ..matrix(out, HEADS, D_LATENT) }, o);
+    p.store(
+        View {
+            offset: block() * HEADS * D_LATENT,
+            ..matrix(out, HEADS, D_LATENT)
+        },
+        o,
+    );
     p
 }
 
@@ -80,7 +134,11 @@ fn reference(q: &[f32], rows: &[&[f32]]) -> Vec<f64> {
     let sum: f64 = weights.iter().sum();
     let element = |j: usize| -> f64 {
         let weighted = rows.iter().zip(&weights).map(|(row, w)| f64::from(row[j]) * w);
-        if rows.is_empty() { 0.0 } else { weighted.sum::<f64>() / sum }
+        if rows.is_empty() {
+            0.0
+        } else {
+            weighted.sum::<f64>() / sum
+        }
     };
     (0..D_LATENT).map(element).collect()
 }
@@ -101,7 +159,11 @@ fn paged_attention_is_softmax_attention() {
             used[page * PAGE + token % PAGE] = true;
         }
     }
-    cache.chunks_mut(D).zip(&used).filter(|(_, used)| !**used).for_each(|(row, _)| row.fill(f32::NAN));
+    cache
+        .chunks_mut(D)
+        .zip(&used)
+        .filter(|(_, used)| !**used)
+        .for_each(|(row, _)| row.fill(f32::NAN));
     let row = |b: usize, token: usize| {
         let page = table[b * ENTRIES + token / PAGE] as usize;
         &cache[(page * PAGE + token % PAGE) * D..][..D]

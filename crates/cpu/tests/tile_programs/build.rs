@@ -2,8 +2,7 @@
 
 use half::{bf16, f16};
 use mlafuse_codegen::tile::{
-    Access, BLayout, Expr, Form, Param, ParamId, ParamKind, Rows, Space, Stmt, Tile, TileId,
-    TileProgram, VarId, View,
+    Access, BLayout, Expr, Form, Param, ParamId, ParamKind, Rows, Space, Stmt, Tile, TileId, TileProgram, VarId, View,
 };
 use mlafuse_cpu::{CpuBuffer, CpuError, CpuKernel, Level, Options};
 use mlafuse_ir::plan::BufferId;
@@ -27,17 +26,28 @@ impl Build {
     }
 
     fn param(&mut self, name: &str, kind: ParamKind) -> ParamId {
-        self.0.params.push(Param { name: name.to_string(), kind });
+        self.0.params.push(Param {
+            name: name.to_string(),
+            kind,
+        });
         ParamId(self.0.params.len() - 1)
     }
 
     pub fn input(&mut self, name: &str, dtype: DType) -> ParamId {
-        let kind = ParamKind::Tensor { dtype, access: Access::Read, buffer: BufferId(0) };
+        let kind = ParamKind::Tensor {
+            dtype,
+            access: Access::Read,
+            buffer: BufferId(0),
+        };
         self.param(name, kind)
     }
 
     pub fn output(&mut self, name: &str, dtype: DType) -> ParamId {
-        let kind = ParamKind::Tensor { dtype, access: Access::Write, buffer: BufferId(0) };
+        let kind = ParamKind::Tensor {
+            dtype,
+            access: Access::Write,
+            buffer: BufferId(0),
+        };
         self.param(name, kind)
     }
 
@@ -47,7 +57,14 @@ impl Build {
 
     fn tile(&mut self, dtype: DType, rows: usize, cols: usize, space: Space, form: Form) -> TileId {
         let id = self.0.tiles.len();
-        self.0.tiles.push(Tile { name: format!("t{id}"), dtype, rows, cols, space, form });
+        self.0.tiles.push(Tile {
+            name: format!("t{id}"),
+            dtype,
+            rows,
+            cols,
+            space,
+            form,
+        });
         TileId(id)
     }
 
@@ -91,13 +108,26 @@ impl Build {
     }
 
     pub fn map(&mut self, dst: TileId, value: impl Into<Expr>) {
-        self.push(Stmt::Map { dst, value: value.into() });
+        self.push(Stmt::Map {
+            dst,
+            value: value.into(),
+        });
     }
 
     pub fn gemm(&mut self, acc: TileId, a: TileId, b: TileId, layout: BLayout) {
         let n = self.0.tile(acc).cols;
-        let b_cols = if layout == BLayout::Nk { 0..self.0.tile(b).cols } else { 0..n };
-        self.push(Stmt::Gemm { acc, a, b, layout, b_cols });
+        let b_cols = if layout == BLayout::Nk {
+            0..self.0.tile(b).cols
+        } else {
+            0..n
+        };
+        self.push(Stmt::Gemm {
+            acc,
+            a,
+            b,
+            layout,
+            b_cols,
+        });
     }
 
     /// Runs it at every level, poisoned and not, with one thread and with three; every output must be bitwise the same
@@ -120,16 +150,19 @@ impl Build {
 
     /// Runs it once, poisoned.
     pub fn run(&self, dims: &Dims, buffers: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, CpuError> {
-        run(&self.0, Options { level: Level::detect(), poison: true }, dims, buffers)
+        run(
+            &self.0,
+            Options {
+                level: Level::detect(),
+                poison: true,
+            },
+            dims,
+            buffers,
+        )
     }
 }
 
-fn run(
-    program: &TileProgram,
-    options: Options,
-    dims: &Dims,
-    buffers: &[Vec<u8>],
-) -> Result<Vec<Vec<u8>>, CpuError> {
+fn run(program: &TileProgram, options: Options, dims: &Dims, buffers: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, CpuError> {
     let kernel = CpuKernel::prepare_with(program, options)?;
     let buffers: Vec<CpuBuffer> = buffers.iter().map(|bytes| CpuBuffer::from_bytes(bytes)).collect();
     kernel.launch(dims, &buffers.iter().collect::<Vec<_>>())?;
@@ -141,7 +174,11 @@ pub fn matrix(param: ParamId, rows: impl Into<Expr>, cols: usize) -> View {
     View {
         param,
         offset: 0.into(),
-        rows: Rows::Strided { start: 0.into(), stride: cols.into(), limit: rows.into() },
+        rows: Rows::Strided {
+            start: 0.into(),
+            stride: cols.into(),
+            limit: rows.into(),
+        },
         col_start: 0.into(),
         col_limit: cols.into(),
         col_stride: 1.into(),
@@ -169,7 +206,10 @@ pub fn values(n: usize, seed: u64) -> Vec<f32> {
 
 /// Those values, rounded to bf16.
 pub fn bf16_values(n: usize, seed: u64) -> Vec<f32> {
-    values(n, seed).into_iter().map(|x| bf16::from_f32(x).to_f32()).collect()
+    values(n, seed)
+        .into_iter()
+        .map(|x| bf16::from_f32(x).to_f32())
+        .collect()
 }
 
 pub fn f32_bytes(x: &[f32]) -> Vec<u8> {
@@ -177,11 +217,15 @@ pub fn f32_bytes(x: &[f32]) -> Vec<u8> {
 }
 
 pub fn bf16_bytes(x: &[f32]) -> Vec<u8> {
-    x.iter().flat_map(|&x| bf16::from_f32(x).to_bits().to_ne_bytes()).collect()
+    x.iter()
+        .flat_map(|&x| bf16::from_f32(x).to_bits().to_ne_bytes())
+        .collect()
 }
 
 pub fn f16_bytes(x: &[f32]) -> Vec<u8> {
-    x.iter().flat_map(|&x| f16::from_f32(x).to_bits().to_ne_bytes()).collect()
+    x.iter()
+        .flat_map(|&x| f16::from_f32(x).to_bits().to_ne_bytes())
+        .collect()
 }
 
 pub fn i32_bytes(x: &[i32]) -> Vec<u8> {
@@ -189,11 +233,21 @@ pub fn i32_bytes(x: &[i32]) -> Vec<u8> {
 }
 
 pub fn to_f32(bytes: &[u8]) -> Vec<f32> {
-    bytes.as_chunks::<4>().0.iter().map(|b| f32::from_ne_bytes(*b)).collect()
+    bytes
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|b| f32::from_ne_bytes(*b))
+        .collect()
 }
 
 pub fn bf16_to_f32(bytes: &[u8]) -> Vec<f32> {
-    bytes.as_chunks::<2>().0.iter().map(|b| bf16::from_bits(u16::from_ne_bytes(*b)).to_f32()).collect()
+    bytes
+        .as_chunks::<2>()
+        .0
+        .iter()
+        .map(|b| bf16::from_bits(u16::from_ne_bytes(*b)).to_f32())
+        .collect()
 }
 
 /// Asserts that each element is within `tolerance` of the expected one, relative to 1 + its size.

@@ -15,7 +15,13 @@ fn every_block_of_the_grid_runs_once() {
     let v = p.vector(1);
     let (x, yy, z) = (Expr::Block(Axis::X), Expr::Block(Axis::Y), Expr::Block(Axis::Z));
     p.map(v, (x.clone() + yy.clone() * 10 + z.clone() * 100).to_float());
-    p.store(View { offset: x + (yy + z * b) * t, ..column(y, 1) }, v);
+    p.store(
+        View {
+            offset: x + (yy + z * b) * t,
+            ..column(y, 1)
+        },
+        v,
+    );
     let dims = Dims::new().with(Symbol::T, 4).with(Symbol::B, 2);
     for (_, out) in p.run_all(&dims, &[f32_bytes(&[-1.0; 24])]) {
         let expected: Vec<f32> = (0..24).map(|i| (i % 4 + i / 4 % 2 * 10 + i / 8 * 100) as f32).collect();
@@ -35,11 +41,20 @@ fn loops_branches_and_early_ends() {
     let (n, i, j, s) = (p.var("n"), p.var("i"), p.var("j"), p.var("s"));
     let acc = p.vector(1);
     p.push(Stmt::Comment("Sums of squares.".to_string()));
-    p.push(Stmt::Let { var: n, value: Expr::Load(len, Box::new(Expr::Block(Axis::X))) });
-    p.push(Stmt::If { cond: Expr::Var(n).le(0), body: vec![Stmt::Return] });
+    p.push(Stmt::Let {
+        var: n,
+        value: Expr::Load(len, Box::new(Expr::Block(Axis::X))),
+    });
+    p.push(Stmt::If {
+        cond: Expr::Var(n).le(0),
+        body: vec![Stmt::Return],
+    });
     p.fill(acc, 0.0);
     let step = Expr::Var(i) * 4 + j;
-    let add = |value: Expr| Stmt::Map { dst: acc, value: Expr::Tile(acc) + value };
+    let add = |value: Expr| Stmt::Map {
+        dst: acc,
+        value: Expr::Tile(acc) + value,
+    };
     p.push(Stmt::For {
         var: i,
         start: 0.into(),
@@ -51,12 +66,21 @@ fn loops_branches_and_early_ends() {
             end: (Expr::Var(n) - Expr::Var(i) * 4).min(4),
             pipelined: false,
             body: vec![
-                Stmt::Let { var: s, value: (step.clone() * step).to_float() * 0.5f32 },
+                Stmt::Let {
+                    var: s,
+                    value: (step.clone() * step).to_float() * 0.5f32,
+                },
                 add(Expr::Var(s) * 2.0f32),
             ],
         }],
     });
-    p.store(View { offset: Expr::Block(Axis::X), ..column(y, 1) }, acc);
+    p.store(
+        View {
+            offset: Expr::Block(Axis::X),
+            ..column(y, 1)
+        },
+        acc,
+    );
     let lens = [3, 0, 10, -4, 1];
     for (_, out) in p.run_all(&Dims::new(), &[i32_bytes(&lens), f32_bytes(&[-1.0; 5])]) {
         assert_eq!(to_f32(&out[1]), [5.0, -1.0, 285.0, -1.0, 0.0]);
@@ -73,9 +97,18 @@ fn a_guarded_load_is_not_made() {
     let x = Expr::Block(Axis::X);
     let load = Expr::Load(n, Box::new(x.clone()));
     let small = x.clone().lt(2).and(load.clone().lt(100));
-    p.push(Stmt::Let { var: value, value: small.select(load, -1) });
+    p.push(Stmt::Let {
+        var: value,
+        value: small.select(load, -1),
+    });
     p.map(v, Expr::Var(value).to_float());
-    p.store(View { offset: x, ..column(y, 1) }, v);
+    p.store(
+        View {
+            offset: x,
+            ..column(y, 1)
+        },
+        v,
+    );
     for (_, out) in p.run_all(&Dims::new(), &[i32_bytes(&[5, 100]), vec![0; 16]]) {
         assert_eq!(to_f32(&out[1]), [5.0, -1.0, -1.0, -1.0]);
     }

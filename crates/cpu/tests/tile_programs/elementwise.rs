@@ -12,13 +12,25 @@ const COLS: usize = 37;
 /// y = f(x, v) for x \[ROWS, COLS\] and a row vector v, with T = 3 and the i32 tensor n.
 fn map(f: impl Fn(&Ids) -> Expr, expected: impl Fn(f64, f64, usize, usize) -> f64) {
     let mut p = Build::new();
-    let (x, v, n) = (p.input("x", DType::F32), p.input("v", DType::F32), p.input("n", DType::I32));
+    let (x, v, n) = (
+        p.input("x", DType::F32),
+        p.input("v", DType::F32),
+        p.input("n", DType::I32),
+    );
     let y = p.output("y", DType::F32);
     let t = p.scalar(Symbol::T);
     let (x_f, v_f, y_f) = (p.fragment(ROWS, COLS), p.vector(ROWS), p.fragment(ROWS, COLS));
     p.load(x_f, matrix(x, ROWS, COLS));
     p.load(v_f, column(v, ROWS));
-    p.map(y_f, f(&Ids { x: x_f, v: v_f, n, t: t.into() }));
+    p.map(
+        y_f,
+        f(&Ids {
+            x: x_f,
+            v: v_f,
+            n,
+            t: t.into(),
+        }),
+    );
     p.store(matrix(y, ROWS, COLS), y_f);
     let (x, v) = (values(ROWS * COLS, 11), values(ROWS, 12));
     let at = |i: usize| {
@@ -26,8 +38,12 @@ fn map(f: impl Fn(&Ids) -> Expr, expected: impl Fn(f64, f64, usize, usize) -> f6
         expected(f64::from(x[i]), f64::from(v[row]), row, col)
     };
     let exact: Vec<f64> = (0..ROWS * COLS).map(at).collect();
-    let buffers =
-        [f32_bytes(&x), f32_bytes(&v), i32_bytes(&[4, 0, 7]), vec![0; ROWS * COLS * 4]];
+    let buffers = [
+        f32_bytes(&x),
+        f32_bytes(&v),
+        i32_bytes(&[4, 0, 7]),
+        vec![0; ROWS * COLS * 4],
+    ];
     for (_, out) in p.run_all(&Dims::new().with(Symbol::T, 3), &buffers) {
         assert_close(&to_f32(&out[3]), &exact, 1e-6);
     }
@@ -55,9 +71,18 @@ impl Ids {
 #[test]
 fn float_functions() {
     map(|i| (i.x() - i.v()).exp2() * 0.5f32, |x, v, _, _| (x - v).exp2() * 0.5);
-    map(|i| (i.x() * i.x() + 1.0f32).log2() / i.v(), |x, v, _, _| (x * x + 1.0).log2() / v);
-    map(|i| (i.x() * i.x() + 0.5f32).rsqrt(), |x, _, _, _| 1.0 / (x * x + 0.5).sqrt());
-    map(|i| i.x().min(i.v()).max(-1.0f32) % 0.75f32, |x, v, _, _| x.min(v).max(-1.0) % 0.75);
+    map(
+        |i| (i.x() * i.x() + 1.0f32).log2() / i.v(),
+        |x, v, _, _| (x * x + 1.0).log2() / v,
+    );
+    map(
+        |i| (i.x() * i.x() + 0.5f32).rsqrt(),
+        |x, _, _, _| 1.0 / (x * x + 0.5).sqrt(),
+    );
+    map(
+        |i| i.x().min(i.v()).max(-1.0f32) % 0.75f32,
+        |x, v, _, _| x.min(v).max(-1.0) % 0.75,
+    );
     map(|i| i.v(), |_, v, _, _| v);
     map(|i| i.x(), |x, _, _, _| x);
     map(|i| i.v().exp2() * i.v() + 2.0f32, |_, v, _, _| v.exp2() * v + 2.0);
@@ -82,7 +107,12 @@ fn integers_of_row_and_column() {
         |x, v, r, c| if c <= r + [4, 0, 7][r % 3] && c < 30 { x } else { v },
     );
     map(
-        |i| (i.x().lt(0.0f32)).select(Expr::Col, Expr::Row).equals(2).select(1.0f32, i.x()),
+        |i| {
+            (i.x().lt(0.0f32))
+                .select(Expr::Col, Expr::Row)
+                .equals(2)
+                .select(1.0f32, i.x())
+        },
         |x, _, r, c| if (if x < 0.0 { c } else { r }) == 2 { 1.0 } else { x },
     );
     map(
@@ -117,10 +147,16 @@ fn what_is_not_chosen_is_not_evaluated() {
 #[test]
 fn vectors_run_down_their_rows() {
     let mut p = Build::new();
-    let (v, n, y) = (p.input("v", DType::F32), p.input("n", DType::I32), p.output("y", DType::F32));
+    let (v, n, y) = (
+        p.input("v", DType::F32),
+        p.input("n", DType::I32),
+        p.output("y", DType::F32),
+    );
     let (v_f, y_f) = (p.vector(20), p.vector(20));
     p.load(v_f, column(v, 20));
-    let chosen = Expr::Row.lt(3).select(Expr::Load(n, Box::new(Expr::Row)), Expr::Row * 2);
+    let chosen = Expr::Row
+        .lt(3)
+        .select(Expr::Load(n, Box::new(Expr::Row)), Expr::Row * 2);
     p.map(y_f, Expr::Tile(v_f) * 2.0f32 + chosen.to_float() + Expr::Col.to_float());
     p.map(y_f, Expr::Tile(y_f) - 1.0f32);
     p.store(column(y, 20), y_f);
@@ -151,7 +187,13 @@ fn reductions_join_what_the_vector_held() {
         p.push(reduce(ReduceOp::Sum, part));
         p.push(Stmt::Finish { dst: whole, src: part });
         for (i, v) in [max, sum, whole].into_iter().enumerate() {
-            p.store(mlafuse_codegen::tile::View { offset: (4 * i).into(), ..column(y, 4) }, v);
+            p.store(
+                mlafuse_codegen::tile::View {
+                    offset: (4 * i).into(),
+                    ..column(y, 4)
+                },
+                v,
+            );
         }
         let x = values(4 * cols, 14);
         let rows: Vec<(f64, f64)> = x
@@ -182,12 +224,28 @@ fn rotation_of_pairs_and_halves() {
         p.load(src, matrix(x, rows, cols));
         p.load(cos, matrix(angles, rows, d / 2));
         let second = (rows * d / 2).into();
-        p.load(sin, mlafuse_codegen::tile::View { offset: second, ..matrix(angles, rows, d / 2) });
-        p.push(Stmt::Rotate { dst, src, cos, sin, pairing, d });
+        p.load(
+            sin,
+            mlafuse_codegen::tile::View {
+                offset: second,
+                ..matrix(angles, rows, d / 2)
+            },
+        );
+        p.push(Stmt::Rotate {
+            dst,
+            src,
+            cos,
+            sin,
+            pairing,
+            d,
+        });
         p.store(matrix(y, rows, cols), dst);
         let (x, angle) = (values(rows * cols, 15), values(rows * d / 2, 16));
-        let tables: Vec<f32> =
-            angle.iter().map(|a| a.cos()).chain(angle.iter().map(|a| a.sin())).collect();
+        let tables: Vec<f32> = angle
+            .iter()
+            .map(|a| a.cos())
+            .chain(angle.iter().map(|a| a.sin()))
+            .collect();
         let mut exact: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
         for (row, pair) in (0..rows).flat_map(|r| (0..d / 2).map(move |p| (r, p))) {
             let (i, j) = match pairing {
@@ -199,7 +257,10 @@ fn rotation_of_pairs_and_halves() {
             let (a, b) = (f64::from(x[i]), f64::from(x[j]));
             (exact[i], exact[j]) = (a * cos - b * sin, a * sin + b * cos);
         }
-        for (_, out) in p.run_all(&Dims::new(), &[f32_bytes(&x), f32_bytes(&tables), vec![0; rows * cols * 4]]) {
+        for (_, out) in p.run_all(
+            &Dims::new(),
+            &[f32_bytes(&x), f32_bytes(&tables), vec![0; rows * cols * 4]],
+        ) {
             assert_close(&to_f32(&out[2]), &exact, 1e-6);
         }
     }

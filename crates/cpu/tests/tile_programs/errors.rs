@@ -14,7 +14,11 @@ fn copy() -> Build {
     let t = p.scalar(Symbol::T);
     p.0.grid = [t.into(), 1.into(), 1.into()];
     let tile = p.fragment(1, 4);
-    let row = |param| View { offset: Expr::Block(Axis::X) * 4, align: 4, ..matrix(param, 1, 4) };
+    let row = |param| View {
+        offset: Expr::Block(Axis::X) * 4,
+        align: 4,
+        ..matrix(param, 1, 4)
+    };
     p.load(tile, row(x));
     p.store(row(y), tile);
     p
@@ -41,7 +45,10 @@ fn buffers_that_are_too_short() {
 fn launches_that_do_not_fit_the_parameters() {
     let one = Dims::new().with(Symbol::T, 1);
     let row = || vec![0; 16];
-    assert_eq!(message(&copy(), &Dims::new(), &[row(), row()]), "kernel k: no value was given for T");
+    assert_eq!(
+        message(&copy(), &Dims::new(), &[row(), row()]),
+        "kernel k: no value was given for T"
+    );
     assert_eq!(message(&copy(), &one, &[row()]), "kernel k: expected 2 tensors, got 1");
     let kernel = CpuKernel::prepare(&copy().0, Level::detect()).unwrap();
     let buffer = CpuBuffer::zeroed(16);
@@ -56,9 +63,18 @@ fn broken_promises_of_alignment() {
     let mut p = Build::new();
     let x = p.input("x", DType::F32);
     let tile = p.fragment(2, 4);
-    p.load(tile, View { align: 4, ..matrix(x, 2, 5) });
+    p.load(
+        tile,
+        View {
+            align: 4,
+            ..matrix(x, 2, 5)
+        },
+    );
     let error = message(&p, &Dims::new(), &[vec![0; 40]]);
-    assert_eq!(error, "kernel k: element 5 of x starts a row, but is not a multiple of 4");
+    assert_eq!(
+        error,
+        "kernel k: element 5 of x starts a row, but is not a multiple of 4"
+    );
 }
 
 #[test]
@@ -78,7 +94,10 @@ fn arithmetic_that_has_no_result() {
     let t = p.scalar(Symbol::T);
     let tile = p.fragment(2, 2);
     p.map(tile, (Expr::Col / (Expr::Row * t)).to_float());
-    assert_eq!(message(&p, &Dims::new().with(Symbol::T, 5), &[]), "kernel k: division by zero");
+    assert_eq!(
+        message(&p, &Dims::new().with(Symbol::T, 5), &[]),
+        "kernel k: division by zero"
+    );
 }
 
 #[test]
@@ -86,7 +105,10 @@ fn grids_that_are_no_number_of_blocks() {
     let mut p = copy();
     p.0.grid[1] = (-1i64).into();
     let dims = Dims::new().with(Symbol::T, 1);
-    assert_eq!(message(&p, &dims, &[vec![], vec![]]), "kernel k: the grid [1, -1, 1] is not a number of blocks");
+    assert_eq!(
+        message(&p, &dims, &[vec![], vec![]]),
+        "kernel k: the grid [1, -1, 1] is not a number of blocks"
+    );
     p.0.grid = [i64::MAX.into(), i64::MAX.into(), 2.into()];
     assert!(matches!(p.run(&dims, &[vec![], vec![]]), Err(CpuError::Grid { .. })));
 }

@@ -57,7 +57,13 @@ fn tiled(n: usize, k: usize, layout: BLayout) -> Build {
         body: vec![
             load(a_s, 0..tk, a_view),
             load(b_s, 0..b_cols, b_view),
-            Stmt::Gemm { acc, a: a_s, b: b_s, layout, b_cols: 0..b_cols },
+            Stmt::Gemm {
+                acc,
+                a: a_s,
+                b: b_s,
+                layout,
+                b_cols: 0..b_cols,
+            },
         ],
     });
     let out_view = View {
@@ -70,11 +76,22 @@ fn tiled(n: usize, k: usize, layout: BLayout) -> Build {
 }
 
 fn product(a: &[f32], b: &[f32], [m, n, k]: [usize; 3], layout: BLayout) -> Vec<f64> {
-    let b_at = |j: usize, p: usize| if layout == BLayout::Nk { b[j * k + p] } else { b[p * n + j] };
-    let element = |i: usize, j: usize| {
-        (0..k).map(|p| f64::from(a[i * k + p]) * f64::from(b_at(j, p))).sum::<f64>()
+    let b_at = |j: usize, p: usize| {
+        if layout == BLayout::Nk {
+            b[j * k + p]
+        } else {
+            b[p * n + j]
+        }
     };
-    (0..m).flat_map(|i| (0..n).map(move |j| (i, j))).map(|(i, j)| element(i, j)).collect()
+    let element = |i: usize, j: usize| {
+        (0..k)
+            .map(|p| f64::from(a[i * k + p]) * f64::from(b_at(j, p)))
+            .sum::<f64>()
+    };
+    (0..m)
+        .flat_map(|i| (0..n).map(move |j| (i, j)))
+        .map(|(i, j)| element(i, j))
+        .collect()
 }
 
 fn check([m, n, k]: [usize; 3], layout: BLayout) {
@@ -105,7 +122,10 @@ fn one_row_and_one_element() {
 #[test]
 fn no_rows_at_all() {
     let out = tiled(8, 8, BLayout::Nk)
-        .run(&Dims::new().with(Symbol::T, 0), &[vec![], bf16_bytes(&[0.0; 64]), vec![7; 4]])
+        .run(
+            &Dims::new().with(Symbol::T, 0),
+            &[vec![], bf16_bytes(&[0.0; 64]), vec![7; 4]],
+        )
         .unwrap();
     assert_eq!(out[2], [7; 4]);
 }
@@ -114,20 +134,34 @@ fn no_rows_at_all() {
 fn b_cut_to_columns_in_its_middle() {
     let (m, n, k, wide, first) = (5, 20, 16, 56, 13);
     let mut p = Build::new();
-    let (a, b, out) =
-        (p.input("a", DType::F32), p.input("b", DType::F32), p.output("out", DType::F32));
-    let (a_s, b_s, acc) =
-        (p.shared(DType::F32, m, k), p.shared(DType::F32, k, wide), p.fragment(m, n));
+    let (a, b, out) = (
+        p.input("a", DType::F32),
+        p.input("b", DType::F32),
+        p.output("out", DType::F32),
+    );
+    let (a_s, b_s, acc) = (
+        p.shared(DType::F32, m, k),
+        p.shared(DType::F32, k, wide),
+        p.fragment(m, n),
+    );
     p.load(a_s, matrix(a, m, k));
     p.load(b_s, matrix(b, k, wide));
     p.fill(acc, 1.0);
     let b_cols = first..first + n;
-    p.push(Stmt::Gemm { acc, a: a_s, b: b_s, layout: BLayout::Kn, b_cols });
+    p.push(Stmt::Gemm {
+        acc,
+        a: a_s,
+        b: b_s,
+        layout: BLayout::Kn,
+        b_cols,
+    });
     p.store(matrix(out, m, n), acc);
     let (a, b) = (values(m * k, 3), values(k * wide, 4));
     let cut: Vec<f32> = (0..k).flat_map(|i| b[i * wide + first..][..n].to_vec()).collect();
-    let exact: Vec<f64> =
-        product(&a, &cut, [m, n, k], BLayout::Kn).iter().map(|x| x + 1.0).collect();
+    let exact: Vec<f64> = product(&a, &cut, [m, n, k], BLayout::Kn)
+        .iter()
+        .map(|x| x + 1.0)
+        .collect();
     for (_, out) in p.run_all(&Dims::new(), &[f32_bytes(&a), f32_bytes(&b), vec![0; m * n * 4]]) {
         assert_close(&to_f32(&out[2]), &exact, 1e-5);
     }
@@ -138,13 +172,27 @@ fn b_cut_to_columns_in_its_middle() {
 fn absent_rows_of_one_part_do_not_hide_another() {
     let (m, k) = (12, 32);
     let mut p = Build::new();
-    let (a, b, out) =
-        (p.input("a", DType::F32), p.input("b", DType::F32), p.output("out", DType::F32));
+    let (a, b, out) = (
+        p.input("a", DType::F32),
+        p.input("b", DType::F32),
+        p.output("out", DType::F32),
+    );
     let (a_s, b_s) = (p.shared(DType::F32, m, k), p.shared(DType::F32, 16, k));
     let (acc, ones, acc2) = (p.fragment(m, 16), p.fragment(m, k), p.fragment(m, 16));
-    let part = |rows: usize, col: usize| View { col_start: col.into(), ..matrix(a, rows, k) };
-    p.push(Stmt::Load { dst: a_s, cols: 0..16, src: part(3, 0) });
-    p.push(Stmt::Load { dst: a_s, cols: 16..32, src: part(7, 16) });
+    let part = |rows: usize, col: usize| View {
+        col_start: col.into(),
+        ..matrix(a, rows, k)
+    };
+    p.push(Stmt::Load {
+        dst: a_s,
+        cols: 0..16,
+        src: part(3, 0),
+    });
+    p.push(Stmt::Load {
+        dst: a_s,
+        cols: 16..32,
+        src: part(7, 16),
+    });
     p.load(b_s, matrix(b, 16, k));
     p.fill(acc, 0.0);
     p.gemm(acc, a_s, b_s, BLayout::Nk);
@@ -153,7 +201,13 @@ fn absent_rows_of_one_part_do_not_hide_another() {
     p.push(Stmt::Stage { dst: a_s, src: ones });
     p.fill(acc2, 0.0);
     p.gemm(acc2, a_s, b_s, BLayout::Nk);
-    p.store(View { offset: (m * 16).into(), ..matrix(out, m, 16) }, acc2);
+    p.store(
+        View {
+            offset: (m * 16).into(),
+            ..matrix(out, m, 16)
+        },
+        acc2,
+    );
     let (a, b) = (values(m * k, 5), values(16 * k, 6));
     let mut cut = a.clone();
     cut.iter_mut().enumerate().for_each(|(i, x)| {

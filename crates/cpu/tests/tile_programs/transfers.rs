@@ -18,15 +18,28 @@ fn what_is_not_there_is_zero_and_not_written() {
     let (x, y) = (p.input("x", DType::F16), p.output("y", DType::BF16));
     let tile = p.fragment(3, 5);
     let corner = |param, limit: usize| View {
-        rows: Rows::Strided { start: 2.into(), stride: 6.into(), limit: limit.into() },
+        rows: Rows::Strided {
+            start: 2.into(),
+            stride: 6.into(),
+            limit: limit.into(),
+        },
         col_start: 4.into(),
         ..matrix(param, 4, 6)
     };
     p.load(tile, corner(x, 4));
     p.map(tile, Expr::Tile(tile) + 1.0f32);
-    let whole = View { col_limit: 5.into(), ..matrix(y, 3, 6) };
+    let whole = View {
+        col_limit: 5.into(),
+        ..matrix(y, 3, 6)
+    };
     p.store(whole, tile);
-    p.store(View { offset: 18.into(), ..corner(y, 4) }, tile);
+    p.store(
+        View {
+            offset: 18.into(),
+            ..corner(y, 4)
+        },
+        tile,
+    );
     let x = values(24, 1);
     let rounded = |i: usize| f16::from_f32(x[i]).to_f32();
     let mut expected = vec![9.0; 42];
@@ -49,14 +62,46 @@ fn columns_may_be_strided_either_way_and_rows_repeated() {
     let (x, y) = (p.input("x", DType::F32), p.output("y", DType::F32));
     let (turned, back, same) = (p.fragment(4, 3), p.fragment(4, 3), p.fragment(2, 3));
     // x is 3 × 4: its transpose, its rows backwards from the end, its first row twice.
-    let rows = |stride: usize| Rows::Strided { start: 0.into(), stride: stride.into(), limit: 4.into() };
-    p.load(turned, View { rows: rows(1), col_stride: 4.into(), ..matrix(x, 4, 3) });
-    let last = View { offset: 11.into(), col_stride: (-1i64).into(), ..matrix(x, 4, 3) };
+    let rows = |stride: usize| Rows::Strided {
+        start: 0.into(),
+        stride: stride.into(),
+        limit: 4.into(),
+    };
+    p.load(
+        turned,
+        View {
+            rows: rows(1),
+            col_stride: 4.into(),
+            ..matrix(x, 4, 3)
+        },
+    );
+    let last = View {
+        offset: 11.into(),
+        col_stride: (-1i64).into(),
+        ..matrix(x, 4, 3)
+    };
     p.load(back, View { rows: rows(0), ..last });
-    p.load(same, View { rows: rows(0), ..matrix(x, 2, 3) });
+    p.load(
+        same,
+        View {
+            rows: rows(0),
+            ..matrix(x, 2, 3)
+        },
+    );
     p.store(matrix(y, 4, 3), turned);
-    let at = |offset: usize| View { offset: offset.into(), ..matrix(y, 4, 3) };
-    p.store(View { offset: 14.into(), col_stride: (-1i64).into(), rows: rows(3), ..at(0) }, back);
+    let at = |offset: usize| View {
+        offset: offset.into(),
+        ..matrix(y, 4, 3)
+    };
+    p.store(
+        View {
+            offset: 14.into(),
+            col_stride: (-1i64).into(),
+            rows: rows(3),
+            ..at(0)
+        },
+        back,
+    );
     p.store(at(24), same);
     let x: Vec<f32> = (0..12).map(|i| i as f32).collect();
     let mut expected: Vec<f32> = (0..12).map(|i| (i / 3 + i % 3 * 4) as f32).collect();
@@ -98,12 +143,20 @@ fn pages_are_found_by_the_table_and_garbage_past_the_limit_is_not_read() {
     let cache = bf16_values(6 * 16, 7);
     let table = [i32::MIN, 5, 0, 3, -1, i32::MAX];
     for (len, rows) in [(10, 12), (9, 12), (2, 12), (0, 12), (12, 3), (7, 1)] {
-        let buffers =
-            [bf16_bytes(&cache), i32_bytes(&table), i32_bytes(&[len]), vec![1; rows * 12]];
+        let buffers = [
+            bf16_bytes(&cache),
+            i32_bytes(&table),
+            i32_bytes(&[len]),
+            vec![1; rows * 12],
+        ];
         let element = |i: usize, j: usize| {
             let token = 2 + i;
             let page = table[1 + token / 4] as usize;
-            if token < len as usize { cache[page * 16 + token % 4 * 4 + j] } else { 0.0 }
+            if token < len as usize {
+                cache[page * 16 + token % 4 * 4 + j]
+            } else {
+                0.0
+            }
         };
         let expected: Vec<f32> = (0..rows)
             .flat_map(|i| (0..3).map(move |j| (i, j)))
@@ -120,16 +173,27 @@ fn a_needed_entry_that_is_no_page_is_an_error() {
     for (page, what) in [
         (-1, "kernel k: entry 2 of table is -1, which is no page"),
         (6, "kernel k: element 96 of cache is outside its 96 elements"),
-        (i32::MAX, "kernel k: element 34359738352 of cache is outside its 96 elements"),
+        (
+            i32::MAX,
+            "kernel k: element 34359738352 of cache is outside its 96 elements",
+        ),
     ] {
         let table = i32_bytes(&[0, 5, page, 3]);
         let buffers = [bf16_bytes(&[0.0; 96]), table, i32_bytes(&[10]), vec![0; 144]];
         let error = paged_copy(12).run(&Dims::new(), &buffers).unwrap_err();
         assert_eq!(error.to_string(), what);
     }
-    let short = [bf16_bytes(&[0.0; 96]), i32_bytes(&[0, 5]), i32_bytes(&[10]), vec![0; 144]];
+    let short = [
+        bf16_bytes(&[0.0; 96]),
+        i32_bytes(&[0, 5]),
+        i32_bytes(&[10]),
+        vec![0; 144],
+    ];
     let error = paged_copy(12).run(&Dims::new(), &short).unwrap_err();
-    assert_eq!(error.to_string(), "kernel k: element 2 of table is outside its 2 elements");
+    assert_eq!(
+        error.to_string(),
+        "kernel k: element 2 of table is outside its 2 elements"
+    );
 }
 
 #[test]
@@ -140,12 +204,18 @@ fn masked_rows_are_not_read_and_not_written() {
     let (mask, tile) = (p.vector(6), p.fragment(6, 2));
     p.load(mask, column(keep, 6));
     // Rows 3 and beyond of x are outside its buffer.
-    let masked = |param| View { mask: Some(mask), ..matrix(param, 6, 2) };
+    let masked = |param| View {
+        mask: Some(mask),
+        ..matrix(param, 6, 2)
+    };
     p.load(tile, masked(x));
     p.map(tile, Expr::Tile(tile) + 5.0f32);
     p.store(masked(y), tile);
-    let buffers =
-        [f32_bytes(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), i32_bytes(&[0, 1, 2, -1, 0, 0]), f32_bytes(&[0.0; 12])];
+    let buffers = [
+        f32_bytes(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]),
+        i32_bytes(&[0, 1, 2, -1, 0, 0]),
+        f32_bytes(&[0.0; 12]),
+    ];
     for (_, out) in p.run_all(&Dims::new(), &buffers) {
         let expected = [0.0, 0.0, 8.0, 9.0, 10.0, 11.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
         assert_eq!(to_f32(&out[2]), expected);
@@ -156,7 +226,13 @@ fn masked_rows_are_not_read_and_not_written() {
     let (mask, tile) = (q.vector(3), q.fragment(3, 2));
     q.load(mask, column(keep, 3));
     q.fill(tile, 5.0);
-    q.store(View { mask: Some(mask), ..matrix(y, 3, 2) }, tile);
+    q.store(
+        View {
+            mask: Some(mask),
+            ..matrix(y, 3, 2)
+        },
+        tile,
+    );
     for (_, out) in q.run_all(&Dims::new(), &[f32_bytes(&[1.0, f32::NAN, 0.0]), f32_bytes(&[9.0; 6])]) {
         assert_eq!(to_f32(&out[1]), [5.0, 5.0, 9.0, 9.0, 9.0, 9.0]);
     }
@@ -171,10 +247,17 @@ fn staging_rounds_to_the_tile_type() {
     ] {
         // Multiplied by the identity, so that the shared tile's values come back.
         let mut p = Build::new();
-        let (x, one, y) =
-            (p.input("x", DType::F32), p.input("one", dtype), p.output("y", DType::F32));
-        let (f, s, id, acc) =
-            (p.fragment(4, 16), p.shared(dtype, 4, 16), p.shared(dtype, 16, 16), p.fragment(4, 16));
+        let (x, one, y) = (
+            p.input("x", DType::F32),
+            p.input("one", dtype),
+            p.output("y", DType::F32),
+        );
+        let (f, s, id, acc) = (
+            p.fragment(4, 16),
+            p.shared(dtype, 4, 16),
+            p.shared(dtype, 16, 16),
+            p.fragment(4, 16),
+        );
         p.load(f, matrix(x, 4, 16));
         p.push(Stmt::Stage { dst: s, src: f });
         p.load(id, matrix(one, 16, 16));
@@ -189,7 +272,8 @@ fn staging_rounds_to_the_tile_type() {
         };
         let mut x = values(64, 9);
         // Ties: 1 + 2^-8 to even 1, 1 + 3 · 2^-8 to even 1 + 2^-6, for bf16; the same for f16 at 2^-11.
-        x[..4].copy_from_slice(&[1.003_906_25, 1.011_718_75, 1.000_488_3, 1.001_464_8]);
+        let tie = |halves: f32, bits: i32| 1.0 + halves * 2f32.powi(-bits);
+        x[..4].copy_from_slice(&[tie(1.0, 8), tie(3.0, 8), tie(1.0, 11), tie(3.0, 11)]);
         let expected: Vec<f32> = x.iter().map(|&x| round(x)).collect();
         for (_, out) in p.run_all(&Dims::new(), &[f32_bytes(&x), one, vec![0; 256]]) {
             assert_close(&to_f32(&out[2]), &widen(&expected), 0.0);

@@ -57,10 +57,7 @@ fn add_where_not_default(config: &MlaConfig, map: &mut Map<String, Value>) {
     }
     if let Some(layers) = &config.mla_layers {
         let from_one: Vec<usize> = layers.iter().map(|layer| layer + 1).collect();
-        add(
-            "linear_attn_config",
-            json!({ "full_attn_layers": from_one }),
-        );
+        add("linear_attn_config", json!({ "full_attn_layers": from_one }));
     }
 }
 

@@ -6,19 +6,12 @@ use super::error::ConfigError;
 use super::family::{Family, KNOWN, LatentScaleRule, PairingRule, family};
 use super::json::{Section, parse_object};
 use super::rope_fields::{RopeReading, read_rope};
-use super::{
-    LATENT_NORM_EPS, MAX_DIM, MAX_HEADS, MAX_LAYERS, MAX_POSITION, MlaConfig, RopeConfig,
-    RopePairing,
-};
+use super::{LATENT_NORM_EPS, MAX_DIM, MAX_HEADS, MAX_LAYERS, MAX_POSITION, MlaConfig, RopeConfig, RopePairing};
 
 /// Where multimodal configs keep the language model, and where their checkpoints keep its layers.
 const NESTED: [(&str, &str, &str); 2] = [
     ("text_config", "text_config.", "language_model.model.layers"),
-    (
-        "language_config",
-        "language_config.",
-        "language.model.layers",
-    ),
+    ("language_config", "language_config.", "language.model.layers"),
 ];
 
 /// Fields no MLA model works without; transformers has defaults for them, but a wrong guess here would only show
@@ -57,15 +50,10 @@ pub(super) fn from_json(text: &str, file: &str) -> Result<MlaConfig, ConfigError
     let max_position = max_position(&section, &family, &mut notes)?;
     let reading = read_rope(&section, &family, d_rope, max_position, &mut notes)?;
     let pairing = pairing(&section, model_type, &family, &mut notes)?;
-    let (q_latent_scale, latent_scale) =
-        latent_scales(&section, &family, d_model, d_q_latent, d_latent, &mut notes)?;
+    let (q_latent_scale, latent_scale) = latent_scales(&section, &family, d_model, d_q_latent, d_latent, &mut notes)?;
     note_norm_eps(&section, &mut notes)?;
 
-    let RopeReading {
-        theta,
-        scaling,
-        mscale,
-    } = reading;
+    let RopeReading { theta, scaling, mscale } = reading;
     Ok(MlaConfig {
         model_type: model_type.to_owned(),
         d_model,
@@ -100,10 +88,7 @@ pub(super) fn softmax_scale(d_nope: usize, d_rope: usize, mscale: f64) -> f64 {
 }
 
 /// The object that describes the language model, and its layers' prefix.
-fn language_model<'a>(
-    file: &'a str,
-    root: &'a Map<String, Value>,
-) -> Result<(Section<'a>, &'static str), ConfigError> {
+fn language_model<'a>(file: &'a str, root: &'a Map<String, Value>) -> Result<(Section<'a>, &'static str), ConfigError> {
     let section = Section {
         file,
         path: "",
@@ -154,20 +139,12 @@ fn refuse_unsupported(section: &Section) -> Result<(), ConfigError> {
         ));
     }
     if section.boolean("mla_use_output_gate")? == Some(true) {
-        return Err(section.unsupported(
-            "an output gate (`mla_use_output_gate`)",
-            "attention without one",
-        ));
+        return Err(section.unsupported("an output gate (`mla_use_output_gate`)", "attention without one"));
     }
     Ok(())
 }
 
-fn required(
-    section: &Section,
-    field: &str,
-    least: usize,
-    most: usize,
-) -> Result<usize, ConfigError> {
+fn required(section: &Section, field: &str, least: usize, most: usize) -> Result<usize, ConfigError> {
     section
         .integer(field, least, most)?
         .ok_or_else(|| ConfigError::Missing {
@@ -184,11 +161,7 @@ fn rope_width(section: &Section) -> Result<usize, ConfigError> {
     const FIELD: &str = "qk_rope_head_dim";
     let d_rope = required(section, FIELD, 0, MAX_DIM)?;
     if d_rope % 2 == 1 {
-        return Err(section.refuse(
-            FIELD,
-            &Value::from(d_rope),
-            "an even number: rope rotates pairs",
-        ));
+        return Err(section.refuse(FIELD, &Value::from(d_rope), "an even number: rope rotates pairs"));
     }
     Ok(d_rope)
 }
@@ -221,11 +194,7 @@ fn value_width(
 }
 
 /// Absent and null differ: null says that there is no query latent, absent takes the model type's default.
-fn query_latent(
-    section: &Section,
-    family: &Family,
-    notes: &mut Vec<String>,
-) -> Result<Option<usize>, ConfigError> {
+fn query_latent(section: &Section, family: &Family, notes: &mut Vec<String>) -> Result<Option<usize>, ConfigError> {
     const FIELD: &str = "q_lora_rank";
     if !section.map.contains_key(FIELD) {
         notes.push(match family.d_q_latent {
@@ -250,11 +219,7 @@ fn query_latent(
     }
 }
 
-fn layer_count(
-    section: &Section,
-    family: &Family,
-    notes: &mut Vec<String>,
-) -> Result<usize, ConfigError> {
+fn layer_count(section: &Section, family: &Family, notes: &mut Vec<String>) -> Result<usize, ConfigError> {
     // transformers makes LongCat's num_hidden_layers count attentions; its num_layers counts layers.
     let fields = match family.attentions_per_layer {
         1 => ["num_hidden_layers", "num_layers"],
@@ -265,27 +230,17 @@ fn layer_count(
             return Ok(count);
         }
     }
-    notes.push(format!(
-        "`num_hidden_layers` is absent: {}",
-        family.n_layers
-    ));
+    notes.push(format!("`num_hidden_layers` is absent: {}", family.n_layers));
     Ok(family.n_layers)
 }
 
-fn max_position(
-    section: &Section,
-    family: &Family,
-    notes: &mut Vec<String>,
-) -> Result<usize, ConfigError> {
+fn max_position(section: &Section, family: &Family, notes: &mut Vec<String>) -> Result<usize, ConfigError> {
     for field in ["max_position_embeddings", "model_max_length"] {
         if let Some(longest) = section.integer(field, 1, MAX_POSITION)? {
             return Ok(longest);
         }
     }
-    notes.push(format!(
-        "`max_position_embeddings` is absent: {}",
-        family.max_position
-    ));
+    notes.push(format!("`max_position_embeddings` is absent: {}", family.max_position));
     Ok(family.max_position)
 }
 
@@ -299,10 +254,7 @@ fn pairing(
     match section.boolean("mla_use_nope")? {
         Some(true) => return Ok(RopePairing::Unrotated),
         None if model_type == "kimi_linear" => {
-            notes.push(
-                "`mla_use_nope` is absent: the shared key part is rotated, in interleaved pairs"
-                    .to_owned(),
-            );
+            notes.push("`mla_use_nope` is absent: the shared key part is rotated, in interleaved pairs".to_owned());
         }
         _ => {}
     }
@@ -310,9 +262,7 @@ fn pairing(
         PairingRule::Fixed(pairing) => {
             let interleaved = pairing == RopePairing::Interleaved;
             if asked.is_some_and(|asked| asked != interleaved) {
-                notes.push(format!(
-                    "`rope_interleave` has no effect for model type `{model_type}`"
-                ));
+                notes.push(format!("`rope_interleave` has no effect for model type `{model_type}`"));
             }
             Ok(pairing)
         }
@@ -357,9 +307,7 @@ fn latent_scales(
 }
 
 fn note_norm_eps(section: &Section, notes: &mut Vec<String>) -> Result<(), ConfigError> {
-    let outer = section.number("rms_norm_eps", "a number from 0 to 1", |eps| {
-        (0.0..=1.0).contains(&eps)
-    })?;
+    let outer = section.number("rms_norm_eps", "a number from 0 to 1", |eps| (0.0..=1.0).contains(&eps))?;
     notes.push(match outer {
         Some(outer) if outer != LATENT_NORM_EPS => format!(
             "the latent norms use eps {LATENT_NORM_EPS:e}, as transformers does; rms_norm_eps = {outer:e} is the outer norms'"

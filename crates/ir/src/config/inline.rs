@@ -28,11 +28,7 @@ pub(super) fn from_inline(text: &str) -> Result<MlaConfig, ConfigError> {
     let d_model = pairs.integer("d_model", 0, 1, MAX_DIM)?;
     let d_rope = pairs.integer("d_rope", 64, 0, MAX_DIM)?;
     if d_rope % 2 == 1 {
-        return Err(pairs.refuse(
-            "d_rope",
-            &d_rope.to_string(),
-            "an even number: rope rotates pairs",
-        ));
+        return Err(pairs.refuse("d_rope", &d_rope.to_string(), "an even number: rope rotates pairs"));
     }
     let d_nope = pairs.integer("d_nope", 128, 1, MAX_DIM)?;
     Ok(MlaConfig {
@@ -69,11 +65,7 @@ impl<'a> Pairs<'a> {
             file: format!("model `{}`", shortened(text)),
             found: Vec::new(),
         };
-        for part in text
-            .split(',')
-            .map(str::trim)
-            .filter(|part| !part.is_empty())
-        {
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             let Some((key, value)) = part.split_once('=') else {
                 return Err(pairs.refuse(part, "without a value", "key=value"));
             };
@@ -125,13 +117,7 @@ impl<'a> Pairs<'a> {
         })
     }
 
-    fn integer(
-        &self,
-        key: &str,
-        default: usize,
-        least: usize,
-        most: usize,
-    ) -> Result<usize, ConfigError> {
+    fn integer(&self, key: &str, default: usize, least: usize, most: usize) -> Result<usize, ConfigError> {
         let Some(value) = self.get(key) else {
             return Ok(default);
         };
@@ -158,9 +144,7 @@ impl<'a> Pairs<'a> {
             None | Some("interleaved") => Ok(RopePairing::Interleaved),
             Some("half") => Ok(RopePairing::HalfSplit),
             Some("none") => Ok(RopePairing::Unrotated),
-            Some(other) => {
-                Err(self.refuse("rope", &format!("`{other}`"), "interleaved, half or none"))
-            }
+            Some(other) => Err(self.refuse("rope", &format!("`{other}`"), "interleaved, half or none")),
         }
     }
 }

@@ -36,10 +36,7 @@ pub(super) fn parse_object(text: &str, file: &str) -> Result<Map<String, Value>,
 /// The end of the line up to a fault (line and byte column from 1).
 fn text_before(text: &str, line: usize, column: usize) -> String {
     const LONGEST: usize = 48;
-    let Some(line) = line
-        .checked_sub(1)
-        .and_then(|index| text.lines().nth(index))
-    else {
+    let Some(line) = line.checked_sub(1).and_then(|index| text.lines().nth(index)) else {
         return String::new();
     };
     let mut end = column.min(line.len());
@@ -72,11 +69,7 @@ impl<'a> Section<'a> {
     }
 
     /// The error for something known but not supported.
-    pub fn unsupported(
-        &self,
-        what: impl Into<String>,
-        supported: impl Into<String>,
-    ) -> ConfigError {
+    pub fn unsupported(&self, what: impl Into<String>, supported: impl Into<String>) -> ConfigError {
         ConfigError::Unsupported {
             file: self.file.to_owned(),
             what: what.into(),
@@ -93,29 +86,17 @@ impl<'a> Section<'a> {
     }
 
     /// An integer in `least..=most`, or `None` where the field is absent. Null is refused.
-    pub fn integer(
-        &self,
-        field: &str,
-        least: usize,
-        most: usize,
-    ) -> Result<Option<usize>, ConfigError> {
+    pub fn integer(&self, field: &str, least: usize, most: usize) -> Result<Option<usize>, ConfigError> {
         self.no_null(field, &format!("an integer from {least} to {most}"))?;
         self.integer_or_null(field, least, most)
     }
 
     /// An integer in `least..=most`, or `None` where the field is absent or null.
-    pub fn integer_or_null(
-        &self,
-        field: &str,
-        least: usize,
-        most: usize,
-    ) -> Result<Option<usize>, ConfigError> {
+    pub fn integer_or_null(&self, field: &str, least: usize, most: usize) -> Result<Option<usize>, ConfigError> {
         let Some(value) = self.get(field) else {
             return Ok(None);
         };
-        let found = value
-            .as_u64()
-            .and_then(|number| usize::try_from(number).ok());
+        let found = value.as_u64().and_then(|number| usize::try_from(number).ok());
         match found {
             Some(number) if (least..=most).contains(&number) => Ok(Some(number)),
             _ => Err(self.refuse(field, value, format!("an integer from {least} to {most}"))),
@@ -123,12 +104,7 @@ impl<'a> Section<'a> {
     }
 
     /// A number for which `ok` holds, or `None` where the field is absent or null.
-    pub fn number(
-        &self,
-        field: &str,
-        allowed: &str,
-        ok: impl Fn(f64) -> bool,
-    ) -> Result<Option<f64>, ConfigError> {
+    pub fn number(&self, field: &str, allowed: &str, ok: impl Fn(f64) -> bool) -> Result<Option<f64>, ConfigError> {
         let Some(value) = self.get(field) else {
             return Ok(None);
         };

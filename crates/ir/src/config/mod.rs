@@ -195,11 +195,7 @@ impl MlaConfig {
 
     /// Whether a layer (from 0) has MLA.
     pub fn has_mla(&self, layer: usize) -> bool {
-        layer < self.n_layers
-            && self
-                .mla_layers
-                .as_ref()
-                .is_none_or(|layers| layers.contains(&layer))
+        layer < self.n_layers && self.mla_layers.as_ref().is_none_or(|layers| layers.contains(&layer))
     }
 
     /// KV-cache bytes one token takes with elements of `bytes_per_elem` bytes.

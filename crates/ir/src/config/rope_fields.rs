@@ -62,36 +62,20 @@ pub(super) fn read_rope(
     };
     let mscale = match &scaling {
         RopeScaling::Yarn {
-            factor,
-            mscale_all_dim,
-            ..
+            factor, mscale_all_dim, ..
         } => yarn_mscale(*factor, *mscale_all_dim),
         _ => 1.0,
     };
-    Ok(RopeReading {
-        theta,
-        scaling,
-        mscale,
-    })
+    Ok(RopeReading { theta, scaling, mscale })
 }
 
 /// The field with the parameters: transformers prefers `rope_scaling` where it isn't empty.
 fn parameters_field(section: &Section) -> Result<&'static str, ConfigError> {
-    let old = section
-        .object("rope_scaling")?
-        .is_some_and(|map| !map.is_empty());
-    Ok(if old {
-        "rope_scaling"
-    } else {
-        "rope_parameters"
-    })
+    let old = section.object("rope_scaling")?.is_some_and(|map| !map.is_empty());
+    Ok(if old { "rope_scaling" } else { "rope_parameters" })
 }
 
-fn read_theta(
-    section: &Section,
-    family: &Family,
-    notes: &mut Vec<String>,
-) -> Result<f64, ConfigError> {
+fn read_theta(section: &Section, family: &Family, notes: &mut Vec<String>) -> Result<f64, ConfigError> {
     const FIELD: &str = "rope_theta";
     let theta_of = |section: &Section| {
         // Frequencies are f32, and YaRN divides by ln(theta).
@@ -121,10 +105,9 @@ fn read_theta(
 /// A part of the rope width rotated and a part not: no MLA checkpoint has that.
 fn refuse_partial(section: &Section) -> Result<(), ConfigError> {
     match section.number("partial_rotary_factor", "1", |_| true)? {
-        Some(factor) if factor != 1.0 => Err(section.unsupported(
-            format!("`{}partial_rotary_factor` = {factor}", section.path),
-            "1",
-        )),
+        Some(factor) if factor != 1.0 => {
+            Err(section.unsupported(format!("`{}partial_rotary_factor` = {factor}", section.path), "1"))
+        }
         _ => Ok(()),
     }
 }
@@ -182,9 +165,7 @@ fn read_yarn(
     };
     // 0 counts as absent in transformers.
     let rotations = |field: &str, default: f64| -> Result<f64, ConfigError> {
-        let found = rope.number(field, "a number from 0 to 1e9", |beta| {
-            (0.0..=1e9).contains(&beta)
-        })?;
+        let found = rope.number(field, "a number from 0 to 1e9", |beta| (0.0..=1e9).contains(&beta))?;
         Ok(found.filter(|beta| *beta != 0.0).unwrap_or(default))
     };
     let (beta_fast, beta_slow) = (rotations("beta_fast", 32.0)?, rotations("beta_slow", 1.0)?);
@@ -196,9 +177,7 @@ fn read_yarn(
         ));
     }
     let coefficient = |field: &str| -> Result<f64, ConfigError> {
-        let found = rope.number(field, "a number from 0 to 1000", |mscale| {
-            (0.0..=1e3).contains(&mscale)
-        })?;
+        let found = rope.number(field, "a number from 0 to 1000", |mscale| (0.0..=1e3).contains(&mscale))?;
         Ok(found.unwrap_or(0.0))
     };
     Ok(RopeScaling::Yarn {
@@ -214,11 +193,9 @@ fn read_yarn(
 }
 
 fn attention_factor(rope: &Section) -> Result<Option<f64>, ConfigError> {
-    rope.number(
-        "attention_factor",
-        "a number above 0, at most 1e6",
-        |factor| factor > 0.0 && factor <= 1e6,
-    )
+    rope.number("attention_factor", "a number above 0, at most 1e6", |factor| {
+        factor > 0.0 && factor <= 1e6
+    })
 }
 
 fn read_longrope(
@@ -235,11 +212,7 @@ fn read_longrope(
         None if factor <= 1.0 => 1.0,
         None if original_max_position < 2 => {
             let found = Value::from(original_max_position);
-            return Err(rope.refuse(
-                "original_max_position_embeddings",
-                &found,
-                "at least 2 for longrope",
-            ));
+            return Err(rope.refuse("original_max_position_embeddings", &found, "at least 2 for longrope"));
         }
         None => (1.0 + factor.ln() / (original_max_position as f64).ln()).sqrt(),
     };
@@ -272,11 +245,7 @@ fn factors(rope: &Section, field: &str, count: usize) -> Result<Vec<f64>, Config
         match entry.as_f64() {
             Some(factor) if (1e-9..=1e9).contains(&factor) => factors.push(factor),
             _ => {
-                return Err(rope.refuse(
-                    &format!("{field}[{index}]"),
-                    entry,
-                    "a number from 1e-9 to 1e9",
-                ));
+                return Err(rope.refuse(&format!("{field}[{index}]"), entry, "a number from 1e-9 to 1e9"));
             }
         }
     }

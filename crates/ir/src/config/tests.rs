@@ -14,10 +14,7 @@ fn config(changes: Value) -> Value {
     for (field, value) in changes.as_object().unwrap() {
         match value {
             Value::Null => base.as_object_mut().unwrap().remove(field),
-            value => base
-                .as_object_mut()
-                .unwrap()
-                .insert(field.clone(), value.clone()),
+            value => base.as_object_mut().unwrap().insert(field.clone(), value.clone()),
         };
     }
     base
@@ -40,18 +37,10 @@ fn yarn() -> Value {
 fn the_fields_of_a_deepseek_config() {
     let config = read(json!({"rope_scaling": yarn()})).unwrap();
     assert_eq!(
-        (
-            config.d_model,
-            config.n_heads,
-            config.d_latent,
-            config.d_rope
-        ),
+        (config.d_model, config.n_heads, config.d_latent, config.d_rope),
         (256, 8, 64, 16)
     );
-    assert_eq!(
-        (config.d_nope, config.d_v, config.d_q_latent),
-        (32, 32, Some(96))
-    );
+    assert_eq!((config.d_nope, config.d_v, config.d_q_latent), (32, 32, Some(96)));
     assert_eq!(config.rope.pairing, RopePairing::Interleaved);
     let mscale = 0.1 * 40f64.ln() + 1.0;
     assert_eq!(config.softmax_scale, 48f64.powf(-0.5) * mscale * mscale);
@@ -100,18 +89,12 @@ fn the_original_context_falls_back_as_in_transformers() {
 #[test]
 fn rope_pairs_follow_the_model_type() {
     let pairing = |changes: Value| read(changes).unwrap().rope.pairing;
-    assert_eq!(
-        pairing(json!({"rope_interleave": false})),
-        RopePairing::HalfSplit
-    );
+    assert_eq!(pairing(json!({"rope_interleave": false})), RopePairing::HalfSplit);
     assert_eq!(
         pairing(json!({"model_type": "deepseek_v2", "rope_interleave": false})),
         RopePairing::Interleaved
     );
-    assert_eq!(
-        pairing(json!({"model_type": "minicpm3"})),
-        RopePairing::HalfSplit
-    );
+    assert_eq!(pairing(json!({"model_type": "minicpm3"})), RopePairing::HalfSplit);
     assert_eq!(
         pairing(json!({"model_type": "kimi_linear", "mla_use_nope": true})),
         RopePairing::Unrotated
@@ -138,8 +121,7 @@ fn longcat_scales_its_latents_by_model_type() {
         scales(json!({"mla_scale_q_lora": true, "mla_scale_kv_lora": true})),
         (1.0, 1.0)
     );
-    let unknown =
-        json!({"model_type": "longcat_next", "mla_scale_q_lora": true, "mla_scale_kv_lora": true});
+    let unknown = json!({"model_type": "longcat_next", "mla_scale_q_lora": true, "mla_scale_kv_lora": true});
     assert_eq!(scales(unknown), both);
 }
 
@@ -147,28 +129,16 @@ fn longcat_scales_its_latents_by_model_type() {
 fn a_query_latent_is_absent_only_where_the_config_says_so() {
     let mut value = config(json!({}));
     value["q_lora_rank"] = Value::Null;
-    assert_eq!(
-        MlaConfig::from_json(&value.to_string(), "c")
-            .unwrap()
-            .d_q_latent,
-        None
-    );
+    assert_eq!(MlaConfig::from_json(&value.to_string(), "c").unwrap().d_q_latent, None);
     let defaulted = read(json!({"q_lora_rank": null})).unwrap();
     assert_eq!(defaulted.d_q_latent, Some(1536));
-    assert!(
-        defaulted
-            .notes
-            .iter()
-            .any(|note| note.contains("q_lora_rank"))
-    );
+    assert!(defaulted.notes.iter().any(|note| note.contains("q_lora_rank")));
 }
 
 #[test]
 fn an_unknown_model_type_works_and_says_what_was_assumed() {
-    let config = read(
-        json!({"model_type": "brand_new", "q_lora_rank": null, "max_position_embeddings": null}),
-    )
-    .unwrap();
+    let config =
+        read(json!({"model_type": "brand_new", "q_lora_rank": null, "max_position_embeddings": null})).unwrap();
     for expected in [
         "`brand_new`",
         "rope_interleave",
@@ -181,10 +151,7 @@ fn an_unknown_model_type_works_and_says_what_was_assumed() {
             config.notes
         );
     }
-    assert_eq!(
-        read(json!({"model_type": null})).unwrap().model_type,
-        "unknown"
-    );
+    assert_eq!(read(json!({"model_type": null})).unwrap().model_type, "unknown");
 }
 
 #[test]
@@ -203,49 +170,32 @@ fn the_latent_norms_ignore_rms_norm_eps_and_say_so() {
 
 #[test]
 fn a_multimodal_config_is_read_through() {
-    let nested =
-        json!({"model_type": "kimi_k25", "text_config": config(json!({"model_type": "kimi_k2"}))});
+    let nested = json!({"model_type": "kimi_k25", "text_config": config(json!({"model_type": "kimi_k2"}))});
     let config = MlaConfig::from_json(&nested.to_string(), "config.json").unwrap();
-    assert_eq!(
-        (config.model_type.as_str(), config.d_latent),
-        ("kimi_k2", 64)
-    );
+    assert_eq!((config.model_type.as_str(), config.d_latent), ("kimi_k2", 64));
     assert_eq!(
         crate::weights::default_prefix(&config, 2),
         "language_model.model.layers.2.self_attn"
     );
-    let bad = nested
-        .to_string()
-        .replace("\"v_head_dim\":32", "\"v_head_dim\":-1");
-    let message = MlaConfig::from_json(&bad, "config.json")
-        .unwrap_err()
-        .to_string();
-    assert!(
-        message.contains("`text_config.v_head_dim` is -1"),
-        "{message}"
-    );
+    let bad = nested.to_string().replace("\"v_head_dim\":32", "\"v_head_dim\":-1");
+    let message = MlaConfig::from_json(&bad, "config.json").unwrap_err().to_string();
+    assert!(message.contains("`text_config.v_head_dim` is -1"), "{message}");
 }
 
 #[test]
 fn minicpm3_derives_its_value_width() {
     assert_eq!(
-        read(json!({"model_type": "minicpm3", "v_head_dim": null}))
-            .unwrap()
-            .d_v,
+        read(json!({"model_type": "minicpm3", "v_head_dim": null})).unwrap().d_v,
         32
     );
-    let message =
-        message(json!({"model_type": "minicpm3", "v_head_dim": null, "num_attention_heads": 512}));
+    let message = message(json!({"model_type": "minicpm3", "v_head_dim": null, "num_attention_heads": 512}));
     assert!(message.contains("num_attention_heads"), "{message}");
 }
 
 #[test]
 fn no_rope_part_is_allowed() {
     let config = read(json!({"qk_rope_head_dim": 0})).unwrap();
-    assert_eq!(
-        (config.d_rope, config.cache_row_elems(), config.d_qk()),
-        (0, 64, 32)
-    );
+    assert_eq!((config.d_rope, config.cache_row_elems(), config.d_qk()), (0, 64, 32));
 }
 
 #[test]
@@ -269,21 +219,9 @@ fn a_model_without_a_latent_is_not_mla() {
 #[test]
 fn every_refusal_names_file_field_found_and_allowed() {
     let cases = [
-        (
-            json!({"kv_lora_rank": 0}),
-            "`kv_lora_rank` is 0",
-            "from 1 to",
-        ),
-        (
-            json!({"hidden_size": -5}),
-            "`hidden_size` is -5",
-            "from 1 to",
-        ),
-        (
-            json!({"hidden_size": 7168.5}),
-            "`hidden_size` is 7168.5",
-            "an integer",
-        ),
+        (json!({"kv_lora_rank": 0}), "`kv_lora_rank` is 0", "from 1 to"),
+        (json!({"hidden_size": -5}), "`hidden_size` is -5", "from 1 to"),
+        (json!({"hidden_size": 7168.5}), "`hidden_size` is 7168.5", "an integer"),
         (
             json!({"hidden_size": "7168"}),
             "`hidden_size` is \"7168\"",
@@ -299,28 +237,12 @@ fn every_refusal_names_file_field_found_and_allowed() {
             "`num_attention_heads` is 65537",
             "65536",
         ),
-        (
-            json!({"qk_rope_head_dim": 15}),
-            "`qk_rope_head_dim` is 15",
-            "even",
-        ),
+        (json!({"qk_rope_head_dim": 15}), "`qk_rope_head_dim` is 15", "even"),
         (json!({"q_lora_rank": 0}), "`q_lora_rank` is 0", "null"),
-        (
-            json!({"attention_bias": 1}),
-            "`attention_bias` is 1",
-            "true or false",
-        ),
+        (json!({"attention_bias": 1}), "`attention_bias` is 1", "true or false"),
         (json!({"rope_theta": 0}), "`rope_theta` is 0", "above 1"),
-        (
-            json!({"rope_theta": "big"}),
-            "`rope_theta` is \"big\"",
-            "above 1",
-        ),
-        (
-            json!({"rope_scaling": 4}),
-            "`rope_scaling` is 4",
-            "an object",
-        ),
+        (json!({"rope_theta": "big"}), "`rope_theta` is \"big\"", "above 1"),
+        (json!({"rope_scaling": 4}), "`rope_scaling` is 4", "an object"),
         (json!({"model_type": 7}), "`model_type` is 7", "a string"),
         (
             json!({"rope_scaling": {"type": "linear", "factor": 0}}),
@@ -403,10 +325,7 @@ fn longrope_lists_are_checked() {
             json!([1, 1, 1]),
             "`rope_scaling.short_factor` is \"a list of 3\"; allowed: a list of 8",
         ),
-        (
-            json!([1, 1, 0, 1, 1, 1, 1, 1]),
-            "`rope_scaling.short_factor[2]` is 0",
-        ),
+        (json!([1, 1, 0, 1, 1, 1, 1, 1]), "`rope_scaling.short_factor[2]` is 0"),
         (json!("long"), "`rope_scaling.short_factor` is \"long\""),
         (Value::Null, "missing `rope_scaling.short_factor`"),
     ];
@@ -421,9 +340,7 @@ fn text_that_is_not_json_names_the_place() {
     let text = config(json!({}))
         .to_string()
         .replace("\"v_head_dim\":32", "\"v_head_dim\":NaN");
-    let message = MlaConfig::from_json(&text, "config.json")
-        .unwrap_err()
-        .to_string();
+    let message = MlaConfig::from_json(&text, "config.json").unwrap_err().to_string();
     assert!(
         message.contains("config.json") && message.contains("v_head_dim"),
         "{message}"
@@ -437,9 +354,7 @@ fn text_that_is_not_json_names_the_place() {
 
 #[test]
 fn the_last_of_two_equal_fields_counts_as_in_python() {
-    let text = config(json!({}))
-        .to_string()
-        .replacen('{', "{\"v_head_dim\": -1, ", 1);
+    let text = config(json!({})).to_string().replacen('{', "{\"v_head_dim\": -1, ", 1);
     assert_eq!(MlaConfig::from_json(&text, "config.json").unwrap().d_v, 32);
 }
 
@@ -456,10 +371,7 @@ fn the_recorded_fixtures_read() {
         let path = format!("{root}/{name}/config.json");
         let config = MlaConfig::from_json(&std::fs::read_to_string(&path).unwrap(), &path).unwrap();
         assert_eq!(config.d_q_latent, d_q_latent);
-        assert!(matches!(
-            config.rope.scaling,
-            RopeScaling::Yarn { truncate: true, .. }
-        ));
+        assert!(matches!(config.rope.scaling, RopeScaling::Yarn { truncate: true, .. }));
     }
 }
 
@@ -468,18 +380,10 @@ fn inline_shapes() {
     let text = "heads=20,d_latent=256,d_rope=32,d_nope=64,d_v=64,d_q_latent=768,d_model=2560";
     let config = MlaConfig::from_inline(text).unwrap();
     assert_eq!(
-        (
-            config.n_heads,
-            config.d_model,
-            config.d_latent,
-            config.d_rope
-        ),
+        (config.n_heads, config.d_model, config.d_latent, config.d_rope),
         (20, 2560, 256, 32)
     );
-    assert_eq!(
-        (config.d_nope, config.d_v, config.d_q_latent),
-        (64, 64, Some(768))
-    );
+    assert_eq!((config.d_nope, config.d_v, config.d_q_latent), (64, 64, Some(768)));
     assert_eq!(config.softmax_scale, 96f64.powf(-0.5));
 
     let short = MlaConfig::from_inline("heads=8, d_model=1024").unwrap();
@@ -489,12 +393,8 @@ fn inline_shapes() {
     );
     assert_eq!(short.d_q_latent, Some(1536));
     for none in ["d_q_latent=0", "d_q_latent=none"] {
-        let config =
-            MlaConfig::from_inline(&format!("heads=8,d_model=64,{none},rope=half")).unwrap();
-        assert_eq!(
-            (config.d_q_latent, config.rope.pairing),
-            (None, RopePairing::HalfSplit)
-        );
+        let config = MlaConfig::from_inline(&format!("heads=8,d_model=64,{none},rope=half")).unwrap();
+        assert_eq!((config.d_q_latent, config.rope.pairing), (None, RopePairing::HalfSplit));
     }
 }
 
@@ -503,10 +403,7 @@ fn inline_mistakes_are_named() {
     let cases = [
         ("", "missing `heads`, `d_model`"),
         ("d_model=64", "missing `heads`"),
-        (
-            "heads=8,d_model=64,lora=2",
-            "unknown key `lora`; known: heads, d_model",
-        ),
+        ("heads=8,d_model=64,lora=2", "unknown key `lora`; known: heads, d_model"),
         ("heads=8,d_model", "`d_model` is without a value"),
         ("heads=8,heads=9,d_model=64", "`heads` is given twice"),
         (
@@ -518,10 +415,7 @@ fn inline_mistakes_are_named() {
             "heads=8,d_model=99999999999999999999",
             "`d_model` is `99999999999999999999`",
         ),
-        (
-            "heads=8,d_model=64,d_rope=3",
-            "`d_rope` is 3; allowed: an even number",
-        ),
+        ("heads=8,d_model=64,d_rope=3", "`d_rope` is 3; allowed: an even number"),
         (
             "heads=8,d_model=64,rope=spiral",
             "`rope` is `spiral`; allowed: interleaved, half or none",
@@ -549,10 +443,7 @@ fn presets_survive_the_way_through_json() {
         let text = preset.config.to_checkpoint_json().to_string();
         let back = MlaConfig::from_json(&text, "back").unwrap();
         assert_eq!(
-            MlaConfig {
-                notes: vec![],
-                ..back
-            },
+            MlaConfig { notes: vec![], ..back },
             MlaConfig {
                 notes: vec![],
                 ..preset.config
@@ -657,20 +548,13 @@ fn check_derived(config: &MlaConfig) {
     assert!(config.kv_cache_bytes_per_token(8).model > 0);
     assert!(config.cache_row_stride(2) >= config.cache_row_elems());
     for spec in crate::weights::tensors(config) {
-        let elems = spec
-            .shape
-            .iter()
-            .try_fold(8usize, |bytes, dim| bytes.checked_mul(*dim));
+        let elems = spec.shape.iter().try_fold(8usize, |bytes, dim| bytes.checked_mul(*dim));
         assert!(elems.is_some(), "{spec:?}");
     }
     if config.d_rope <= 4096 {
         let table = crate::rope::RopeTable::new(config, 3, 1 << 20).unwrap();
         assert!(
-            table
-                .cos
-                .iter()
-                .chain(&table.sin)
-                .all(|value| value.is_finite()),
+            table.cos.iter().chain(&table.sin).all(|value| value.is_finite()),
             "{config:?}"
         );
     }
@@ -704,16 +588,12 @@ fn mutated_configs_never_panic() {
             }
         }
     }
-    assert!(
-        read > 100 && refused > 100,
-        "{read} read, {refused} refused"
-    );
+    assert!(read > 100 && refused > 100, "{read} read, {refused} refused");
 }
 
 #[test]
 fn mutated_inline_shapes_never_panic() {
-    let text =
-        "heads=20,d_latent=256,d_rope=32,d_nope=64,d_v=64,d_q_latent=768,d_model=2560,rope=half";
+    let text = "heads=20,d_latent=256,d_rope=32,d_nope=64,d_v=64,d_q_latent=768,d_model=2560,rope=half";
     let mut dice = Dice(7);
     for _ in 0..3000 {
         if let Ok(config) = MlaConfig::from_inline(&mutate(text, &mut dice)) {

@@ -26,7 +26,9 @@ impl Found {
     /// The values the kernel reads.
     pub fn reads(&self) -> Vec<ValueId> {
         let queries = self.queries.iter().map(|part| part.value);
-        queries.chain([self.cache, self.block_table, self.q_len, self.kv_len]).collect()
+        queries
+            .chain([self.cache, self.block_table, self.q_len, self.kv_len])
+            .collect()
     }
 }
 
@@ -65,7 +67,9 @@ fn weighted_sum(graph: &Graph, softmax: ValueId) -> Option<WeightedSum> {
     let mut casts = Vec::new();
     let mut weights = softmax;
     loop {
-        let &[user] = graph.users(weights).as_slice() else { return None };
+        let &[user] = graph.users(weights).as_slice() else {
+            return None;
+        };
         match &graph.node(user).op {
             Op::Cast => {
                 casts.push(user);
@@ -75,7 +79,12 @@ fn weighted_sum(graph: &Graph, softmax: ValueId) -> Option<WeightedSum> {
                 let (values, labels) = with_first(graph, user, spec, weights)?;
                 let summed = labels.a.last()?;
                 let sums = labels.b.contains(summed) && !labels.out.contains(summed);
-                return sums.then_some(WeightedSum { casts, output: user, values, labels });
+                return sums.then_some(WeightedSum {
+                    casts,
+                    output: user,
+                    values,
+                    labels,
+                });
             }
             _ => return None,
         }
@@ -86,9 +95,14 @@ fn weighted_sum(graph: &Graph, softmax: ValueId) -> Option<WeightedSum> {
 fn with_first(graph: &Graph, einsum: ValueId, spec: &EinsumSpec, first: ValueId) -> Option<(ValueId, EinsumSpec)> {
     match *graph.node(einsum).args.as_slice() {
         [a, b] if a == first && b != first => Some((b, spec.clone())),
-        [a, b] if b == first && a != first => {
-            Some((a, EinsumSpec { a: spec.b.clone(), b: spec.a.clone(), out: spec.out.clone() }))
-        }
+        [a, b] if b == first && a != first => Some((
+            a,
+            EinsumSpec {
+                a: spec.b.clone(),
+                b: spec.a.clone(),
+                out: spec.out.clone(),
+            },
+        )),
         _ => None,
     }
 }
@@ -103,13 +117,19 @@ fn cached_columns(graph: &Graph, value: ValueId) -> Option<CachedColumns> {
     let node = graph.node(value);
     match (&node.op, node.args.as_slice()) {
         (Op::CacheRead, _) => match node.ty.shape.last() {
-            Some(&Dim::Const(width)) => Some(CachedColumns { read: value, columns: 0..width }),
+            Some(&Dim::Const(width)) => Some(CachedColumns {
+                read: value,
+                columns: 0..width,
+            }),
             _ => None,
         },
         (Op::Slice { axis: 2, start, len }, &[from]) => {
             let whole = cached_columns(graph, from)?;
             let start = whole.columns.start + start;
-            Some(CachedColumns { read: whole.read, columns: start..start + len })
+            Some(CachedColumns {
+                read: whole.read,
+                columns: start..start + len,
+            })
         }
         _ => None,
     }
@@ -118,7 +138,10 @@ fn cached_columns(graph: &Graph, value: ValueId) -> Option<CachedColumns> {
 fn not_cached(graph: &Graph, what: &str, value: ValueId) -> String {
     let node = graph.node(value);
     let shape = shape_text(&node.ty.shape);
-    format!("{what} `{}` are {shape}, not columns of the rows of one cache_read", node.name)
+    format!(
+        "{what} `{}` are {shape}, not columns of the rows of one cache_read",
+        node.name
+    )
 }
 
 fn attention(graph: &Graph, softmax: ValueId, sum: &WeightedSum) -> Result<Found, String> {
@@ -130,12 +153,23 @@ fn attention(graph: &Graph, softmax: ValueId, sum: &WeightedSum) -> Result<Found
         queries.push(query_part(graph, term, &values)?);
     }
     queries.sort_by_key(|part| part.columns.start);
-    if let Some(pair) = queries.windows(2).find(|pair| pair[1].columns.start < pair[0].columns.end) {
-        return Err(format!("`{}` and `{}` meet the same columns", name(pair[0].value), name(pair[1].value)));
+    if let Some(pair) = queries
+        .windows(2)
+        .find(|pair| pair[1].columns.start < pair[0].columns.end)
+    {
+        return Err(format!(
+            "`{}` and `{}` meet the same columns",
+            name(pair[0].value),
+            name(pair[1].value)
+        ));
     }
     check_labels(sum).map_err(|labels| format!("`{}` is {labels}, not b t h s, b s c -> b t h c", name(sum.output)))?;
     let &[cache, block_table, kv_len] = graph.node(values.read).args.as_slice() else {
-        return Err(format!("`{}` has {} arguments", name(values.read), graph.node(values.read).args.len()));
+        return Err(format!(
+            "`{}` has {} arguments",
+            name(values.read),
+            graph.node(values.read).args.len()
+        ));
     };
     if scores.kv_len != kv_len {
         return Err(format!(
@@ -156,7 +190,17 @@ fn attention(graph: &Graph, softmax: ValueId, sum: &WeightedSum) -> Result<Found
     nodes.push(sum.output);
     nodes.sort();
     let (q_len, scale) = (scores.q_len, scores.scale);
-    Ok(Found { nodes, queries, values: values.columns, cache, block_table, q_len, kv_len, scale, n_heads })
+    Ok(Found {
+        nodes,
+        queries,
+        values: values.columns,
+        cache,
+        block_table,
+        q_len,
+        kv_len,
+        scale,
+        n_heads,
+    })
 }
 
 /// What a softmax is taken of.
@@ -192,13 +236,27 @@ fn scores(graph: &Graph, softmax: ValueId) -> Result<Scores, String> {
                 mask = Some((q_len, kv_len));
                 open.push(x);
             }
-            _ => return Err(format!("scores come from `{}`, not from a sum of contractions", node.name)),
+            _ => {
+                return Err(format!(
+                    "scores come from `{}`, not from a sum of contractions",
+                    node.name
+                ));
+            }
         }
     }
     let Some((q_len, kv_len)) = mask else {
-        return Err(format!("the scores of `{}` are not masked by length", graph.node(softmax).name));
+        return Err(format!(
+            "the scores of `{}` are not masked by length",
+            graph.node(softmax).name
+        ));
     };
-    Ok(Scores { terms, nodes, scale, q_len, kv_len })
+    Ok(Scores {
+        terms,
+        nodes,
+        scale,
+        q_len,
+        kv_len,
+    })
 }
 
 /// The query of one contraction of the scores, whose other operand must be columns of the rows `values` come from.
@@ -210,9 +268,15 @@ fn query_part(graph: &Graph, term: ValueId, values: &CachedColumns) -> Result<Qu
     let keys = |value| cached_columns(graph, value).filter(|keys| keys.read == values.read);
     let (query, columns, spec) = match (keys(b), keys(a)) {
         (Some(keys), _) => (a, keys.columns, spec.clone()),
-        (_, Some(keys)) => {
-            (b, keys.columns, EinsumSpec { a: spec.b.clone(), b: spec.a.clone(), out: spec.out.clone() })
-        }
+        (_, Some(keys)) => (
+            b,
+            keys.columns,
+            EinsumSpec {
+                a: spec.b.clone(),
+                b: spec.a.clone(),
+                out: spec.out.clone(),
+            },
+        ),
         _ => return Err(not_cached(graph, "keys", b)),
     };
     let fits = match (spec.a.as_slice(), spec.b.as_slice(), spec.out.as_slice()) {
@@ -240,7 +304,10 @@ fn check_types(graph: &Graph, cache: ValueId, queries: &[QueryPart]) -> Result<(
     match queries.iter().find(|part| graph.ty(part.value).dtype != expected) {
         Some(part) => {
             let (node, cache) = (graph.node(part.value), &graph.node(cache).name);
-            Err(format!("query `{}` is {}, the rows of `{cache}` are {expected}", node.name, node.ty.dtype))
+            Err(format!(
+                "query `{}` is {}, the rows of `{cache}` are {expected}",
+                node.name, node.ty.dtype
+            ))
         }
         None => Ok(()),
     }
@@ -249,7 +316,10 @@ fn check_types(graph: &Graph, cache: ValueId, queries: &[QueryPart]) -> Result<(
 /// Nothing outside may need what stays inside.
 fn check_private(graph: &Graph, nodes: &[ValueId]) -> Result<(), String> {
     let outputs: BTreeSet<ValueId> = graph.outputs.iter().map(|&(_, value)| value).collect();
-    match nodes.iter().find(|&&node| outputs.contains(&node) || graph.users(node).len() != 1) {
+    match nodes
+        .iter()
+        .find(|&&node| outputs.contains(&node) || graph.users(node).len() != 1)
+    {
         Some(&node) => Err(format!("`{}` is needed elsewhere too", graph.node(node).name)),
         None => Ok(()),
     }

@@ -148,7 +148,9 @@ pub struct Plan {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     /// A cache is written in place, so nobody may read the value it had before.
-    #[error("`{reader}` reads `{cache}` after `{writer}` has written its rows in place; expected it to read `{writer}`")]
+    #[error(
+        "`{reader}` reads `{cache}` after `{writer}` has written its rows in place; expected it to read `{writer}`"
+    )]
     StaleCache {
         /// The node that reads.
         reader: String,
@@ -235,24 +237,31 @@ impl Plan {
 fn check_order(graph: &Graph) -> Result<(), PlanError> {
     for (index, node) in graph.nodes.iter().enumerate() {
         if let Some(arg) = node.args.iter().find(|arg| arg.0 >= index) {
-            return Err(PlanError::Order { node: node.name.clone(), found: arg.0 });
+            return Err(PlanError::Order {
+                node: node.name.clone(),
+                found: arg.0,
+            });
         }
     }
     match graph.outputs.iter().find(|(_, value)| value.0 >= graph.nodes.len()) {
-        Some((name, value)) => Err(PlanError::Order { node: name.clone(), found: value.0 }),
+        Some((name, value)) => Err(PlanError::Order {
+            node: name.clone(),
+            found: value.0,
+        }),
         None => Ok(()),
     }
 }
 
-fn plan(
-    graph: &Graph,
-    attentions: &BTreeMap<ValueId, fuse::Found>,
-    notes: Vec<String>,
-) -> Result<Plan, PlanError> {
+fn plan(graph: &Graph, attentions: &BTreeMap<ValueId, fuse::Found>, notes: Vec<String>) -> Result<Plan, PlanError> {
     check_order(graph)?;
     let drafts = drafts(graph, attentions);
-    let mut plan =
-        Plan { graph: graph.clone(), buffers: Vec::new(), views: vec![None; graph.nodes.len()], kernels: Vec::new(), notes };
+    let mut plan = Plan {
+        graph: graph.clone(),
+        buffers: Vec::new(),
+        views: vec![None; graph.nodes.len()],
+        kernels: Vec::new(),
+        notes,
+    };
     place_values(&mut plan, &drafts)?;
     let mut names = BTreeSet::new();
     for draft in drafts {
@@ -273,14 +282,23 @@ fn drafts(graph: &Graph, attentions: &BTreeMap<ValueId, fuse::Found>) -> Vec<Dra
         }
         if let Some(found) = attentions.get(&value) {
             needed.extend(found.reads());
-            let kind = DraftKind::Attention { found: found.clone(), output: value };
-            drafts.push(Draft { nodes: found.nodes.clone(), kind });
+            let kind = DraftKind::Attention {
+                found: found.clone(),
+                output: value,
+            };
+            drafts.push(Draft {
+                nodes: found.nodes.clone(),
+                kind,
+            });
             continue;
         }
         needed.extend(node.args.iter().copied());
         let computes = !matches!(node.op, Op::Input { .. } | Op::Slice { .. } | Op::Reshape);
         if computes {
-            drafts.push(Draft { nodes: vec![value], kind: DraftKind::Node(value) });
+            drafts.push(Draft {
+                nodes: vec![value],
+                kind: DraftKind::Node(value),
+            });
         }
     }
     drafts.reverse();
@@ -303,10 +321,16 @@ fn place_values(plan: &mut Plan, drafts: &[Draft]) -> Result<(), PlanError> {
         let view = match (&node.op, first) {
             (Op::Input { name }, _) => Some(place_input(plan, value, name)),
             (Op::Slice { axis, start, .. }, Some(from)) => Some(from.slice(*axis, *start, &node.ty.shape)),
-            (Op::Reshape, Some(from)) => Some(from.reshape(&node.ty.shape).ok_or_else(|| PlanError::Reshape {
-                node: node.name.clone(),
-                argument: node.args.first().map(|&arg| graph.node(arg).name.clone()).unwrap_or_default(),
-                buffer: plan.buffer(from.buffer).name.clone(),
+            (Op::Reshape, Some(from)) => Some(from.reshape(&node.ty.shape).ok_or_else(|| {
+                PlanError::Reshape {
+                    node: node.name.clone(),
+                    argument: node
+                        .args
+                        .first()
+                        .map(|&arg| graph.node(arg).name.clone())
+                        .unwrap_or_default(),
+                    buffer: plan.buffer(from.buffer).name.clone(),
+                }
             })?),
             (Op::CacheWrite, Some(from)) => Some(from),
             _ if made.contains(&value) => Some(place_temp(plan, value)),
@@ -315,7 +339,9 @@ fn place_values(plan: &mut Plan, drafts: &[Draft]) -> Result<(), PlanError> {
         plan.views[value.0] = view;
     }
     for (name, value) in &graph.outputs {
-        let Some(buffer) = plan.view(*value).map(|view| view.buffer) else { continue };
+        let Some(buffer) = plan.view(*value).map(|view| view.buffer) else {
+            continue;
+        };
         let buffer = &mut plan.buffers[buffer.0];
         match &mut buffer.role {
             BufferRole::Input(_) => {}
@@ -333,12 +359,23 @@ fn place_input(plan: &mut Plan, value: ValueId, name: &str) -> View {
         matches!(node.op, Op::CacheWrite | Op::CacheRead) && node.args.first() == Some(&value)
     });
     let id = BufferId(plan.buffers.len());
-    let view = if is_cache { View::cache(id, &ty.shape) } else { View::contiguous(id, &ty.shape) };
+    let view = if is_cache {
+        View::cache(id, &ty.shape)
+    } else {
+        View::contiguous(id, &ty.shape)
+    };
     let size = match ty.shape.first() {
         Some(&pages) if is_cache => Size::product(&[pages, Dim::Sym(Symbol::G)]),
         _ => Size::product(&ty.shape),
     };
-    push_buffer(plan, name, ty.dtype, &ty.shape, BufferRole::Input(name.to_string()), size);
+    push_buffer(
+        plan,
+        name,
+        ty.dtype,
+        &ty.shape,
+        BufferRole::Input(name.to_string()),
+        size,
+    );
     view
 }
 
@@ -354,7 +391,14 @@ fn push_buffer(plan: &mut Plan, name: &str, dtype: DType, shape: &[Dim], role: B
     let name = numbered(name).find(|name| !taken(name)).unwrap_or_default();
     // Our own caches pad rows to 16 bytes.
     let stride_align = (16 / dtype.size_bytes()).max(1);
-    plan.buffers.push(Buffer { name, dtype, shape: shape.to_vec(), role, size, stride_align });
+    plan.buffers.push(Buffer {
+        name,
+        dtype,
+        shape: shape.to_vec(),
+        role,
+        size,
+        stride_align,
+    });
     BufferId(plan.buffers.len() - 1)
 }
 
@@ -364,7 +408,10 @@ fn numbered(name: &str) -> impl Iterator<Item = String> {
 
 /// `wanted` as a C identifier that no other kernel has.
 fn kernel_name(wanted: &str, names: &mut BTreeSet<String>) -> String {
-    let mut name: String = wanted.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+    let mut name: String = wanted
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
+        .collect();
     if name.starts_with(|c: char| c.is_ascii_digit()) {
         name.insert(0, 'k');
     }
@@ -399,8 +446,15 @@ fn add_kernels(plan: &mut Plan, draft: Draft, names: &mut BTreeSet<String>) {
             let node = plan.graph.node(value);
             // `einsum_q_nope`, but `cache_write` where the node is named after its op.
             let op = op_name(&node.op);
-            let named = node.name.strip_prefix(op).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'));
-            let wanted = if named { node.name.clone() } else { format!("{op}_{}", node.name) };
+            let named = node
+                .name
+                .strip_prefix(op)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('_'));
+            let wanted = if named {
+                node.name.clone()
+            } else {
+                format!("{op}_{}", node.name)
+            };
             let args = match node.op {
                 // Rows are written to the cache, not read from it.
                 Op::CacheWrite => node.args.get(1..).unwrap_or_default().to_vec(),
@@ -409,7 +463,13 @@ fn add_kernels(plan: &mut Plan, draft: Draft, names: &mut BTreeSet<String>) {
             let reads = buffers(plan, &args);
             let writes = buffers(plan, &[value]);
             let name = kernel_name(&wanted, names);
-            plan.kernels.push(Region { name, kind: RegionKind::Node(value), nodes: draft.nodes, reads, writes });
+            plan.kernels.push(Region {
+                name,
+                kind: RegionKind::Node(value),
+                nodes: draft.nodes,
+                reads,
+                writes,
+            });
         }
         DraftKind::Attention { found, output } => add_attention(plan, &found, output, draft.nodes, names),
     }
@@ -423,15 +483,33 @@ fn add_attention(
     names: &mut BTreeSet<String>,
 ) {
     let shape = plan.graph.ty(output).shape.clone();
-    let (Some(&batch), Some(rest)) = (shape.first(), shape.get(1..)) else { return };
-    let split: Vec<Dim> = [batch, Dim::Sym(Symbol::Z)].into_iter().chain(rest.iter().copied()).collect();
+    let (Some(&batch), Some(rest)) = (shape.first(), shape.get(1..)) else {
+        return;
+    };
+    let split: Vec<Dim> = [batch, Dim::Sym(Symbol::Z)]
+        .into_iter()
+        .chain(rest.iter().copied())
+        .collect();
     let lse_shape = &split[..split.len() - 1];
     let name = kernel_name("attention", names);
     let combine = kernel_name("combine", names);
     let temp = BufferRole::Temp;
-    let partial =
-        push_buffer(plan, &format!("{name}_partial"), DType::F32, &split, temp.clone(), Size::product(&split));
-    let lse = push_buffer(plan, &format!("{name}_lse"), DType::F32, lse_shape, temp, Size::product(lse_shape));
+    let partial = push_buffer(
+        plan,
+        &format!("{name}_partial"),
+        DType::F32,
+        &split,
+        temp.clone(),
+        Size::product(&split),
+    );
+    let lse = push_buffer(
+        plan,
+        &format!("{name}_lse"),
+        DType::F32,
+        lse_shape,
+        temp,
+        Size::product(lse_shape),
+    );
     let region = AttentionRegion {
         queries: found.queries.clone(),
         values: found.values.clone(),
@@ -446,18 +524,40 @@ fn add_attention(
     };
     let reads = buffers(plan, &found.reads());
     let writes = vec![partial, lse];
-    plan.kernels.push(Region { name, kind: RegionKind::Attention(region), nodes: nodes.clone(), reads, writes });
+    plan.kernels.push(Region {
+        name,
+        kind: RegionKind::Attention(region),
+        nodes: nodes.clone(),
+        reads,
+        writes,
+    });
     let columns = found.values.len();
-    let region = CombineRegion { partial, lse, n_heads: found.n_heads, columns, output };
+    let region = CombineRegion {
+        partial,
+        lse,
+        n_heads: found.n_heads,
+        columns,
+        output,
+    };
     let writes = buffers(plan, &[output]);
     let (kind, reads) = (RegionKind::Combine(region), vec![partial, lse]);
-    plan.kernels.push(Region { name: combine, kind, nodes, reads, writes });
+    plan.kernels.push(Region {
+        name: combine,
+        kind,
+        nodes,
+        reads,
+        writes,
+    });
 }
 
 /// The buffers of `values`, each once, in order of first use.
 fn buffers(plan: &Plan, values: &[ValueId]) -> Vec<BufferId> {
     let mut ids = Vec::new();
-    for id in values.iter().filter_map(|&value| plan.view(value)).map(|view| view.buffer) {
+    for id in values
+        .iter()
+        .filter_map(|&value| plan.view(value))
+        .map(|view| view.buffer)
+    {
         if !ids.contains(&id) {
             ids.push(id);
         }
@@ -476,11 +576,17 @@ fn check_in_place(plan: &Plan) -> Result<(), PlanError> {
             RegionKind::Combine(_) => Vec::new(),
         };
         for value in reads {
-            let Some(writer) = plan.view(value).and_then(|view| newest.get(&view.buffer)) else { continue };
+            let Some(writer) = plan.view(value).and_then(|view| newest.get(&view.buffer)) else {
+                continue;
+            };
             if version(&plan.graph, value) != *writer {
                 let name = |value: ValueId| plan.graph.node(value).name.clone();
                 let (reader, cache) = (last.map(name).unwrap_or_default(), name(value));
-                return Err(PlanError::StaleCache { reader, cache, writer: name(*writer) });
+                return Err(PlanError::StaleCache {
+                    reader,
+                    cache,
+                    writer: name(*writer),
+                });
             }
         }
         if let RegionKind::Node(value) = kernel.kind

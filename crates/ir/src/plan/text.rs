@@ -31,13 +31,21 @@ impl Plan {
             inputs: names(&kernel.reads),
             outputs: names(&kernel.writes),
         });
-        PlanSummary { kernels: kernels.collect() }
+        PlanSummary {
+            kernels: kernels.collect(),
+        }
     }
 }
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "plan {}: {} kernels, {} buffers", self.graph.name, self.kernels.len(), self.buffers.len())?;
+        writeln!(
+            f,
+            "plan {}: {} kernels, {} buffers",
+            self.graph.name,
+            self.kernels.len(),
+            self.buffers.len()
+        )?;
         let width = self.buffers.iter().map(|buffer| buffer.name.len()).max().unwrap_or(0);
         for buffer in &self.buffers {
             write_buffer(f, buffer, width)?;
@@ -62,11 +70,24 @@ fn write_buffer(f: &mut fmt::Formatter<'_>, buffer: &Buffer, width: usize) -> fm
 
 fn write_kernel(f: &mut fmt::Formatter<'_>, plan: &Plan, kernel: &Region) -> fmt::Result {
     let names = |ids: &[BufferId]| -> String {
-        ids.iter().map(|&id| plan.buffer(id).name.as_str()).collect::<Vec<_>>().join(", ")
+        ids.iter()
+            .map(|&id| plan.buffer(id).name.as_str())
+            .collect::<Vec<_>>()
+            .join(", ")
     };
-    write!(f, "  {}({}) -> {}", kernel.name, names(&kernel.reads), names(&kernel.writes))?;
+    write!(
+        f,
+        "  {}({}) -> {}",
+        kernel.name,
+        names(&kernel.reads),
+        names(&kernel.writes)
+    )?;
     if kernel.nodes.len() > 1 {
-        let nodes: Vec<&str> = kernel.nodes.iter().map(|&node| plan.graph.node(node).name.as_str()).collect();
+        let nodes: Vec<&str> = kernel
+            .nodes
+            .iter()
+            .map(|&node| plan.graph.node(node).name.as_str())
+            .collect();
         write!(f, "  // {}", nodes.join(", "))?;
     }
     writeln!(f)

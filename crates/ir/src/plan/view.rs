@@ -19,14 +19,24 @@ pub struct View {
 impl View {
     /// All of a buffer, in row-major order.
     pub fn contiguous(buffer: BufferId, shape: &[Dim]) -> View {
-        View { buffer, offset: Vec::new(), strides: row_major(shape), shape: shape.to_vec() }
+        View {
+            buffer,
+            offset: Vec::new(),
+            strides: row_major(shape),
+            shape: shape.to_vec(),
+        }
     }
 
     /// A paged cache \[N, page_size, width\]: `G` elements from page to page, `R` from row to row.
     pub fn cache(buffer: BufferId, shape: &[Dim]) -> View {
         let stride = |symbol: Symbol| Size::one().times(Dim::Sym(symbol));
         let strides = vec![stride(Symbol::G), stride(Symbol::R), Size::one()];
-        View { buffer, offset: Vec::new(), strides, shape: shape.to_vec() }
+        View {
+            buffer,
+            offset: Vec::new(),
+            strides,
+            shape: shape.to_vec(),
+        }
     }
 
     /// The part of this view from `start` of dimension `axis`, of shape `shape`.
@@ -40,7 +50,10 @@ impl View {
 
     /// The same elements under another shape; `None` where they do not lie next to each other.
     pub(super) fn reshape(&self, shape: &[Dim]) -> Option<View> {
-        let contiguous = View { offset: self.offset.clone(), ..View::contiguous(self.buffer, shape) };
+        let contiguous = View {
+            offset: self.offset.clone(),
+            ..View::contiguous(self.buffer, shape)
+        };
         self.is_contiguous().then_some(contiguous)
     }
 
@@ -49,7 +62,9 @@ impl View {
         // The stride of a dimension of one element is never used.
         let expected = row_major(&self.shape);
         let pairs = self.strides.iter().zip(&expected).zip(&self.shape);
-        pairs.clone().all(|((found, expected), &dim)| dim == Dim::Const(1) || found == expected)
+        pairs
+            .clone()
+            .all(|((found, expected), &dim)| dim == Dim::Const(1) || found == expected)
     }
 }
 

@@ -87,10 +87,7 @@ fn unsupported(library: &Library, source: &CudaSource) -> NvrtcError {
 
 /// Compiles, a second time without `--no-cache` if this NVRTC does not know that option. (Those
 /// that cache must not: a cached result has no resource log.)
-fn compile_program(
-    library: &Library,
-    source: &CudaSource,
-) -> Result<(Program, String), NvrtcError> {
+fn compile_program(library: &Library, source: &CudaSource) -> Result<(Program, String), NvrtcError> {
     let no_cache = library.takes_no_cache.load(Ordering::Relaxed);
     let (program, code) = run(source, no_cache)?;
     let log = program.log()?;
@@ -115,10 +112,7 @@ fn compile_program(
     })
 }
 
-fn run(
-    source: &CudaSource,
-    no_cache: bool,
-) -> Result<(Program, Result<(), result::NvrtcError>), NvrtcError> {
+fn run(source: &CudaSource, no_cache: bool) -> Result<(Program, Result<(), result::NvrtcError>), NvrtcError> {
     let c_string = |what, text: &str| {
         CString::new(text).map_err(|_| NvrtcError::BadInput {
             name: source.name.clone(),
@@ -132,10 +126,7 @@ fn run(
     }
     let name = c_string("name", &source.name)?;
     let text = c_string("source text", &source.text)?;
-    let handle = check(
-        "nvrtcCreateProgram",
-        result::create_program(&text, Some(&name)),
-    )?;
+    let handle = check("nvrtcCreateProgram", result::create_program(&text, Some(&name)))?;
     let program = Program {
         handle,
         _inputs: [name, text],
@@ -155,8 +146,7 @@ pub(crate) fn options(source: &CudaSource, no_cache: bool) -> Vec<String> {
     if no_cache {
         options.push(NO_CACHE.to_owned());
     }
-    let names_standard =
-        |option: &String| option.starts_with("--std") || option.starts_with("-std");
+    let names_standard = |option: &String| option.starts_with("--std") || option.starts_with("-std");
     if !source.options.iter().any(names_standard) {
         options.push("--std=c++17".to_owned());
     }
@@ -212,9 +202,7 @@ struct Program {
 impl Program {
     fn log(&self) -> Result<String, NvrtcError> {
         // SAFETY: the program lives.
-        let log = check("nvrtcGetProgramLog", unsafe {
-            result::get_program_log(self.handle)
-        })?;
+        let log = check("nvrtcGetProgramLog", unsafe { result::get_program_log(self.handle) })?;
         Ok(text(log))
     }
 
@@ -301,8 +289,7 @@ extern \"C\" __global__ void add(float* a, const float* b, int n) {
     #[test]
     fn a_kernel_that_must_spill_says_so() {
         let Some(nvrtc) = nvrtc_or_skip() else { return };
-        let text =
-            "extern \"C\" __global__ void __launch_bounds__(1024, 2) spill(float* a, int n) {
+        let text = "extern \"C\" __global__ void __launch_bounds__(1024, 2) spill(float* a, int n) {
     float v[80];
     #pragma unroll
     for (int i = 0; i < 80; i++) v[i] = a[i * n + threadIdx.x];
@@ -338,8 +325,7 @@ static_assert(__cplusplus >= 202002L, \"standard\");";
     fn a_syntax_error_quotes_its_line() {
         let Some(nvrtc) = nvrtc_or_skip() else { return };
         let text = "extern \"C\" __global__ void k(int* p) {\n    p[0] = nothing_here;\n}";
-        let Err(NvrtcError::Compile { first, log, .. }) = nvrtc.compile(&source(text, "sm_80"))
-        else {
+        let Err(NvrtcError::Compile { first, log, .. }) = nvrtc.compile(&source(text, "sm_80")) else {
             panic!("compiled")
         };
         let first = first.unwrap();
@@ -350,15 +336,7 @@ static_assert(__cplusplus >= 202002L, \"standard\");";
     #[test]
     fn unknown_archs_list_the_known_ones() {
         let Some(nvrtc) = nvrtc_or_skip() else { return };
-        for arch in [
-            "sm_33",
-            "sm_80a",
-            "sm_",
-            "80",
-            "compute_80",
-            "sm_80 --x",
-            "",
-        ] {
+        for arch in ["sm_33", "sm_80a", "sm_", "80", "compute_80", "sm_80 --x", ""] {
             let message = nvrtc.compile(&source(ADD, arch)).unwrap_err().to_string();
             assert!(message.contains("sm_80, sm_86"), "{arch}: {message}");
         }
@@ -385,10 +363,7 @@ static_assert(__cplusplus >= 202002L, \"standard\");";
     fn another_nvrtc_in_the_same_process_is_refused() {
         let Some(nvrtc) = nvrtc_or_skip() else { return };
         let other = super::super::Nvrtc::unloadable("other");
-        assert!(matches!(
-            other.version(),
-            Err(NvrtcError::AlreadyLoaded { .. })
-        ));
+        assert!(matches!(other.version(), Err(NvrtcError::AlreadyLoaded { .. })));
         nvrtc.version().unwrap();
     }
 

@@ -48,18 +48,12 @@ pub(super) fn inspect(path: &Path) -> Result<Option<String>, ElfError> {
     }
     let header = read_at(&mut file, len, 0, HEADER_LEN)?;
     check_header(&header)?;
-    let sections_end = u64_at(&header, 40).saturating_add(
-        u64::from(u16_at(&header, 58)).saturating_mul(u64::from(u16_at(&header, 60))),
-    );
+    let sections_end = u64_at(&header, 40)
+        .saturating_add(u64::from(u16_at(&header, 58)).saturating_mul(u64::from(u16_at(&header, 60))));
     check_len(sections_end, len)?;
 
     let count = usize::from(u16_at(&header, 56));
-    let table = read_at(
-        &mut file,
-        len,
-        u64_at(&header, 32),
-        count * PROGRAM_HEADER_LEN,
-    )?;
+    let table = read_at(&mut file, len, u64_at(&header, 32), count * PROGRAM_HEADER_LEN)?;
     let mut build_id = None;
     for segment in table.chunks_exact(PROGRAM_HEADER_LEN) {
         let (offset, size) = (u64_at(segment, 8), u64_at(segment, 32));
@@ -79,10 +73,7 @@ fn check_header(header: &[u8]) -> Result<(), ElfError> {
     let class_64_little_endian = [0x7f, b'E', b'L', b'F', 2, 1];
     let shared = u16_at(header, 16) == 3;
     let program_header_len = usize::from(u16_at(header, 54));
-    if !header.starts_with(&class_64_little_endian)
-        || !shared
-        || program_header_len != PROGRAM_HEADER_LEN
-    {
+    if !header.starts_with(&class_64_little_endian) || !shared || program_header_len != PROGRAM_HEADER_LEN {
         return Err(ElfError::NotALibrary);
     }
     match u16_at(header, 18) {
@@ -188,9 +179,6 @@ mod tests {
         let mut other = super::super::alias::library_bytes("libx.so", "/x");
         other[18] = 8;
         fs::write(&path, other).unwrap();
-        assert!(matches!(
-            inspect(&path),
-            Err(ElfError::OtherMachine { found: 8 })
-        ));
+        assert!(matches!(inspect(&path), Err(ElfError::OtherMachine { found: 8 })));
     }
 }

@@ -66,11 +66,7 @@ pub struct Looked {
 
 impl fmt::Display for Looked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Looked {
-            source,
-            place,
-            outcome,
-        } = self;
+        let Looked { source, place, outcome } = self;
         write!(f, "{source}: {}: {outcome}", place.display())
     }
 }
@@ -129,10 +125,7 @@ impl Surroundings {
                 places.push((source, place));
             }
         };
-        for start in [&self.current_dir, &self.executable_dir]
-            .into_iter()
-            .flatten()
-        {
+        for start in [&self.current_dir, &self.executable_dir].into_iter().flatten() {
             for folder in start.ancestors() {
                 add(FoundBy::Setup, folder.join(".nvrtc"));
             }
@@ -173,12 +166,7 @@ impl Surroundings {
             for name in ["python3", "python"] {
                 let python = bin.join(name);
                 let resolved = fs::canonicalize(&python);
-                for file in resolved
-                    .is_ok()
-                    .then_some(python)
-                    .into_iter()
-                    .chain(resolved)
-                {
+                for file in resolved.is_ok().then_some(python).into_iter().chain(resolved) {
                     prefixes.extend(file.parent().and_then(Path::parent).map(Path::to_owned));
                 }
             }
@@ -204,11 +192,7 @@ pub(super) fn find(surroundings: &Surroundings) -> Result<Found, NvrtcError> {
     for (source, place) in surroundings.places() {
         match best_under(&place, source) {
             Ok(found) => return Ok(found),
-            Err(outcome) => looked.push(Looked {
-                source,
-                place,
-                outcome,
-            }),
+            Err(outcome) => looked.push(Looked { source, place, outcome }),
         }
     }
     Err(NvrtcError::NotFound { looked })
@@ -264,21 +248,12 @@ fn library_folders(root: &Path, source: FoundBy) -> Vec<PathBuf> {
     if source == FoundBy::Setup {
         folders.extend(children(root));
     }
-    let below = [
-        "lib64",
-        "lib",
-        "targets/x86_64-linux/lib",
-        "targets/sbsa-linux/lib",
-    ];
+    let below = ["lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib"];
     let roots = folders.clone();
     for root in &roots {
         folders.extend(below.iter().map(|sub| root.join(sub)));
         // Wheels: nvidia/cuda_nvrtc/lib (CUDA 12), nvidia/cu13/lib.
-        folders.extend(
-            children(&root.join("nvidia"))
-                .iter()
-                .map(|dir| dir.join("lib")),
-        );
+        folders.extend(children(&root.join("nvidia")).iter().map(|dir| dir.join("lib")));
     }
     folders
 }
@@ -374,11 +349,7 @@ fn loader_folders() -> Vec<PathBuf> {
     for file in files {
         let text = fs::read_to_string(file).unwrap_or_default();
         let lines = text.lines().map(str::trim);
-        folders.extend(
-            lines
-                .filter(|line| line.starts_with('/'))
-                .map(PathBuf::from),
-        );
+        folders.extend(lines.filter(|line| line.starts_with('/')).map(PathBuf::from));
     }
     for system in ["/lib64", "/usr/lib64", "/lib", "/usr/lib"] {
         folders.push(system.into());
@@ -494,10 +465,7 @@ mod tests {
         // From the last choice to the first: each one added must win over those before.
         for (folder, source) in [
             ("system", FoundBy::Loader),
-            (
-                "py/lib/python3.11/site-packages/nvidia/cu13/lib",
-                FoundBy::Python,
-            ),
+            ("py/lib/python3.11/site-packages/nvidia/cu13/lib", FoundBy::Python),
             (
                 "venv/lib/python3.12/site-packages/nvidia/cuda_nvrtc/lib",
                 FoundBy::Python,

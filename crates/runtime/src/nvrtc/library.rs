@@ -105,10 +105,7 @@ fn open_first(path: &Path) -> Result<Library, NvrtcError> {
         version,
         archs,
         takes_no_cache: AtomicBool::new(true),
-        _handles: [Some(handle), alias, builtins]
-            .into_iter()
-            .flatten()
-            .collect(),
+        _handles: [Some(handle), alias, builtins].into_iter().flatten().collect(),
     })
 }
 
@@ -190,10 +187,7 @@ fn supported_archs() -> Result<Vec<u32>, NvrtcError> {
 }
 
 /// Turns a result of cudarc's into ours.
-pub(super) fn check<T>(
-    function: &'static str,
-    result: Result<T, CudarcError>,
-) -> Result<T, NvrtcError> {
+pub(super) fn check<T>(function: &'static str, result: Result<T, CudarcError>) -> Result<T, NvrtcError> {
     result.map_err(|err| NvrtcError::Call {
         function,
         code: format!("{:?}", err.0),

@@ -299,10 +299,7 @@ ptxas info    : Used 32 registers, 1504 bytes cumulative stack size, 2048 bytes 
         let kernels = parse_resources(LOG_12_9).unwrap();
         let names: Vec<&str> = kernels.iter().map(|k| k.name.as_str()).collect();
         assert_eq!(names, ["_Z2tkILi3EEvPi", "spill", "add"]);
-        assert_eq!(
-            kernels[1],
-            spill(32, [1456, 1588, 1640], Some(364), Some(1))
-        );
+        assert_eq!(kernels[1], spill(32, [1456, 1588, 1640], Some(364), Some(1)));
         assert_eq!((kernels[0].registers, kernels[2].registers), (8, 10));
         assert_eq!(kernels[2].spill_store_bytes, 0);
     }
@@ -322,10 +319,7 @@ ptxas info    : Used 32 registers, 1504 bytes cumulative stack size, 2048 bytes 
     #[test]
     fn no_kernels_no_resources() {
         assert_eq!(parse_resources("").unwrap(), []);
-        assert_eq!(
-            parse_resources("ptxas info    : 0 bytes gmem\n").unwrap(),
-            []
-        );
+        assert_eq!(parse_resources("ptxas info    : 0 bytes gmem\n").unwrap(), []);
     }
 
     #[test]
@@ -355,10 +349,7 @@ ptxas info    : Used 32 registers, 1504 bytes cumulative stack size, 2048 bytes 
             ("1660 bytes spill loads", "1660 bytes spill loads, 3 moons"),
         ] {
             let log = LOG_13_5.replacen(from, to, 1);
-            assert!(
-                matches!(parse_resources(&log), Err(LogError::Unknown { .. })),
-                "{to}"
-            );
+            assert!(matches!(parse_resources(&log), Err(LogError::Unknown { .. })), "{to}");
         }
     }
 

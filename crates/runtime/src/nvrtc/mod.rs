@@ -44,9 +44,7 @@ impl Nvrtc {
     /// explicit choice that does not work.
     pub fn locate(option: Option<&Path>) -> Result<Nvrtc, NvrtcError> {
         let found = find::find(&find::Surroundings::of_process(option))?;
-        Ok(Nvrtc {
-            found: Arc::new(found),
-        })
+        Ok(Nvrtc { found: Arc::new(found) })
     }
 
     /// [`Nvrtc::locate`], and opens the library now.

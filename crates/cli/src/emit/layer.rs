@@ -1,0 +1,87 @@
+//! The layer that is shown: its shape, the launches' sizes and the part.
+
+use super::Args;
+use crate::model;
+use anyhow::{Context, Result, bail};
+use mlafuse::{PlanKind, launch_dims, machine, plan_for};
+use mlafuse_ir::config::MlaConfig;
+use mlafuse_ir::graph::Graph;
+use mlafuse_ir::layer::{LayerOptions, build_layer};
+use mlafuse_ir::plan::{Plan, Region};
+use mlafuse_ir::rewrite::{Machine, Rewritten, rewrite};
+use mlafuse_ir::size::{Dims, Symbol};
+use mlafuse_ir::target::Target;
+
+/// What every stage starts from.
+pub struct Layer {
+    config: MlaConfig,
+    pub options: LayerOptions,
+    pub target: Target,
+    /// B, T, S and what follows from them: N, P, L, and the cache's strides R and G.
+    pub dims: Dims,
+    plan: PlanKind,
+}
+
+impl Layer {
+    pub fn new(args: &Args) -> Result<Layer> {
+        let config = model::resolve(&args.model)?;
+        let page_size = args.page_size as usize;
+        let options = LayerOptions {
+            dtype: args.dtype.dtype(),
+            page_size,
+            coupled_rope: args.coupled_rope,
+        };
+        let [batch, new, cached] = [args.batch, args.q_len(), args.kv_len].map(|n| n as usize);
+        let row_stride = config.cache_row_stride(options.dtype.size_bytes());
+        let dims = launch_dims(batch, new, cached, page_size)
+            .with(Symbol::R, row_stride)
+            .with(Symbol::G, row_stride * page_size);
+        Ok(Layer {
+            config,
+            options,
+            target: args.target(),
+            dims,
+            plan: args.plan.kind(),
+        })
+    }
+
+    /// The layer as the paper writes it, unabsorbed.
+    pub fn graph(&self) -> Result<Graph> {
+        build_layer(&self.config, &self.options).context("this model's layer cannot be built")
+    }
+
+    /// The graph as the cost model rewrites it for these launches on this part, a kernel a node.
+    pub fn rewritten(&self) -> Result<Rewritten> {
+        Ok(rewrite(&self.graph()?, &self.dims, &self.machine())?)
+    }
+
+    /// Its kernels.
+    pub fn plan(&self) -> Result<Plan> {
+        let planned = plan_for(&self.graph()?, self.plan, &self.dims, &self.machine())?;
+        let mut plan = planned.plan;
+        if planned.rewritten.graph != self.rewritten()?.graph {
+            let note = "planned in the absorbed form, whose attention is one kernel, rather than in the form of --stage rewritten";
+            plan.notes.push(note.to_string());
+        }
+        Ok(plan)
+    }
+
+    fn machine(&self) -> Machine {
+        machine(&self.target, self.options.dtype)
+    }
+}
+
+/// The kernels that are shown: all, or the one that --kernel names.
+pub fn chosen<'p>(plan: &'p Plan, name: Option<&str>) -> Result<Vec<&'p Region>> {
+    let Some(name) = name else {
+        return Ok(plan.kernels.iter().collect());
+    };
+    let Some(kernel) = plan.kernel(name) else {
+        let known: Vec<&str> = plan.kernels.iter().map(|kernel| kernel.name.as_str()).collect();
+        bail!(
+            "--kernel `{name}`: this plan has no such kernel; it has {}",
+            known.join(", ")
+        );
+    };
+    Ok(vec![kernel])
+}

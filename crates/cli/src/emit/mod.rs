@@ -1,0 +1,149 @@
+//! `mlafuse emit`: a layer at any stage on its way from graph to machine code.
+
+mod compiled;
+mod expr;
+mod inputs;
+mod kernels;
+mod launch;
+mod layer;
+mod random;
+mod reference;
+mod stage;
+
+use crate::model::MODEL_HELP;
+use crate::options::{self, ComputeType, PlanChoice};
+use crate::output::Report;
+use anyhow::{Result, bail};
+use layer::Layer;
+use mlafuse_ir::target::{Arch, Target, TargetError};
+use stage::Stage;
+use std::path::PathBuf;
+
+/// Which layer, for which launches, for which part, and what of it.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    #[arg(long, value_name = "MODEL", help = MODEL_HELP)]
+    model: String,
+    /// Decode: few new tokens on a long cache. Prefill: all tokens are new.
+    #[arg(long, value_enum)]
+    phase: Phase,
+    /// What to show.
+    #[arg(long, value_enum)]
+    stage: Stage,
+    /// Architecture to compile for; stands for a usual part of it (sm_80 for an A100).
+    #[arg(long, default_value = "sm_80", conflicts_with = "gpu")]
+    arch: Arch,
+    /// A part by name: a100, h100, h200, rtx4090, l40s, ...
+    #[arg(long, value_name = "NAME", value_parser = gpu)]
+    gpu: Option<Target>,
+    /// Fused kernels, or one for each node.
+    #[arg(long, value_enum, default_value_t = PlanChoice::Fused)]
+    plan: PlanChoice,
+    /// Sequences.
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 1, value_parser = options::sequences())]
+    batch: u32,
+    /// New tokens a sequence; 1 for decode, the whole --kv-len for prefill where left out.
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = options::tokens())]
+    q_len: Option<u32>,
+    /// Cached tokens a sequence, the new ones included.
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 4096, value_parser = options::tokens())]
+    kv_len: u32,
+    /// Type of weights, activations and cache.
+    #[arg(long, value_enum, default_value_t = ComputeType::Bf16)]
+    dtype: ComputeType,
+    /// Tokens a page of the cache.
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 64, value_parser = options::page_size())]
+    page_size: u32,
+    /// Only the kernel of this name.
+    #[arg(long, value_name = "NAME")]
+    kernel: Option<String>,
+    /// Write files to this folder instead of stdout; each appears whole or not at all.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// With --stage graph or rewritten: rotate the keys' content part, as MLA does not, to see absorption refused.
+    #[arg(long)]
+    coupled_rope: bool,
+    /// With --stage launch: splits of the cached tokens in attention.
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = options::parts())]
+    splits: Option<u32>,
+    /// With --stage launch: seed of the random inputs; 0 where left out.
+    #[arg(long, value_name = "SEED")]
+    seed: Option<u64>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  mlafuse emit --model deepseek-v3 --phase decode --stage rewritten          absorption, with its cost before and after
+  mlafuse emit --model deepseek-v3 --phase decode --stage rewritten --coupled-rope
+                                                                             why coupled rope forbids it
+  mlafuse emit --model minicpm3 --phase decode --gpu rtx4090 --stage resources
+  mlafuse emit --model deepseek-v3 --phase decode --stage cuda --kernel attention
+  mlafuse emit --model heads=20,d_model=2560,d_latent=256,d_rope=32 --phase decode --stage cubin --out kernels
+  mlafuse emit --model examples/deepseek-v3-tiny --phase decode --kv-len 256 --stage launch --out repro";
+
+/// What the launches look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Phase {
+    /// Few new tokens a sequence.
+    Decode,
+    /// Every token of the sequence is new.
+    Prefill,
+}
+
+fn gpu(name: &str) -> Result<Target, TargetError> {
+    Target::gpu(name)
+}
+
+/// The stage's text or files.
+pub fn run(args: &Args) -> Result<Report> {
+    args.check()?;
+    let layer = Layer::new(args)?;
+    match args.stage {
+        Stage::Graph => stage::graph(args, &layer),
+        Stage::Rewritten => stage::rewritten(args, &layer),
+        Stage::Plan => stage::plan(args, &layer),
+        Stage::Tile | Stage::Thread | Stage::Cuda => kernels::run(args, &layer),
+        Stage::Ptx | Stage::Cubin | Stage::Resources => compiled::run(args, &layer),
+        Stage::Launch => launch::run(args, &layer),
+    }
+}
+
+impl Args {
+    /// What one flag asks of another.
+    fn check(&self) -> Result<()> {
+        let q_len = self.q_len();
+        if q_len > self.kv_len {
+            bail!(
+                "--q-len {q_len} is more than --kv-len {}: the new tokens are part of the cached ones",
+                self.kv_len
+            );
+        }
+        let stage = self.stage.name();
+        if self.coupled_rope && !matches!(self.stage, Stage::Graph | Stage::Rewritten) {
+            bail!("--coupled-rope goes with --stage graph or rewritten, not {stage}");
+        }
+        if self.kernel.is_some() && matches!(self.stage, Stage::Graph | Stage::Rewritten | Stage::Plan) {
+            bail!("--kernel goes with the stages that show kernels (tile to launch), not {stage}");
+        }
+        if (self.splits.is_some() || self.seed.is_some()) && self.stage != Stage::Launch {
+            bail!("--splits and --seed go with --stage launch, not {stage}");
+        }
+        if self.out.is_none() && matches!(self.stage, Stage::Cubin | Stage::Launch) {
+            bail!("--stage {stage} writes files: it needs --out DIR");
+        }
+        Ok(())
+    }
+
+    fn q_len(&self) -> u32 {
+        let default = match self.phase {
+            Phase::Decode => 1,
+            Phase::Prefill => self.kv_len,
+        };
+        self.q_len.unwrap_or(default)
+    }
+
+    fn target(&self) -> Target {
+        self.gpu.clone().unwrap_or_else(|| Target::for_arch(self.arch))
+    }
+}

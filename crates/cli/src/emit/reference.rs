@@ -1,0 +1,268 @@
+//! What one kernel must compute, in f64 from its inputs as they are stored.
+
+use super::inputs::{Memory, gather, page_size, scatter};
+use anyhow::{Context, Result, bail};
+use mlafuse_ir::graph::{Graph, Node, Op, ValueId};
+use mlafuse_ir::interp::{Value, interpret};
+use mlafuse_ir::plan::{AttentionRegion, BufferId, CombineRegion, Plan, Region, RegionKind};
+use mlafuse_ir::rewrite::Machine;
+use mlafuse_ir::rewrite::cost::node_cost;
+use mlafuse_ir::size::{Dims, Symbol};
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+
+/// Most operations of a reference, some ten seconds of f64.
+const MOST_FLOPS: f64 = 4e11;
+
+/// The whole of each buffer that the kernel writes, by buffer. What it leaves unwritten is NaN, or what was there before.
+pub type Expected = BTreeMap<BufferId, Vec<f64>>;
+
+/// Where attention's splits begin and end: in whole steps of `block_n` tokens, as its tile program cuts them.
+#[derive(Clone, Copy)]
+pub struct Splits {
+    pub count: usize,
+    pub block_n: usize,
+}
+
+impl Splits {
+    /// The tokens of split `z` of a sequence.
+    pub fn tokens(self, z: usize, kv_len: usize) -> std::ops::Range<usize> {
+        let share = kv_len.div_ceil(self.block_n).div_ceil(self.count) * self.block_n;
+        (z * share).min(kv_len)..((z + 1) * share).min(kv_len)
+    }
+}
+
+/// The kernel's results for this memory.
+pub fn expected(plan: &Plan, region: &Region, dims: &Dims, memory: &Memory, splits: Splits) -> Result<Expected> {
+    check_cost(plan, region, dims)?;
+    let (reads, buffers) = (Reads { plan, dims, memory }, &memory.buffers);
+    match &region.kind {
+        RegionKind::Node(value) => {
+            let view = plan.view(*value).context("the kernel's result is not in memory")?;
+            let before = buffers.get(&view.buffer).map(|tensor| tensor.to_f64_vec());
+            let result = reads.node(*value)?;
+            let size = plan
+                .buffer(view.buffer)
+                .size
+                .value(dims)
+                .context("a buffer has no size")?;
+            let mut data = before.unwrap_or_else(|| vec![f64::NAN; size]);
+            scatter(view, dims, &result, &mut data)?;
+            Ok(BTreeMap::from([(view.buffer, data)]))
+        }
+        RegionKind::Attention(attention) => {
+            let (partial, lse) = reads.attention(attention, splits)?;
+            Ok(BTreeMap::from([(attention.partial, partial), (attention.lse, lse)]))
+        }
+        RegionKind::Combine(combine) => {
+            let view = plan
+                .view(combine.output)
+                .context("the kernel's result is not in memory")?;
+            let result = reads.combine(combine)?;
+            let mut data = vec![f64::NAN; plan.buffer(view.buffer).size.value(dims).unwrap_or(0)];
+            scatter(view, dims, &result, &mut data)?;
+            Ok(BTreeMap::from([(view.buffer, data)]))
+        }
+    }
+}
+
+fn check_cost(plan: &Plan, region: &Region, dims: &Dims) -> Result<()> {
+    let machine = Machine::default();
+    let costs = region
+        .nodes
+        .iter()
+        .map(|&node| node_cost(&plan.graph, node, dims, &machine));
+    let flops: f64 = costs
+        .map(|cost| Ok::<f64, anyhow::Error>(cost?.flops))
+        .sum::<Result<f64>>()?;
+    if flops > MOST_FLOPS {
+        bail!(
+            "--stage launch: the f64 reference of kernel {} would take {flops:.1e} operations; at most {MOST_FLOPS:.0e} are \
+             done: take a smaller --kv-len, --q-len or --batch, or another --kernel",
+            region.name
+        );
+    }
+    Ok(())
+}
+
+/// The memory that a kernel reads.
+struct Reads<'a> {
+    plan: &'a Plan,
+    dims: &'a Dims,
+    memory: &'a Memory,
+}
+
+impl Reads<'_> {
+    /// A value in f64, through its view.
+    fn value(&self, value: ValueId) -> Result<(Vec<usize>, Vec<f64>)> {
+        let view = self.plan.view(value).context("an argument is not in memory")?;
+        gather(view, self.dims, &self.buffer(view.buffer)?)
+    }
+
+    fn buffer(&self, id: BufferId) -> Result<Vec<f64>> {
+        let tensor = self.memory.buffers.get(&id).context("an argument has no memory")?;
+        Ok(tensor.to_f64_vec())
+    }
+
+    /// The interpreter on a graph of this node alone.
+    fn node(&self, value: ValueId) -> Result<Vec<f64>> {
+        let node = self.plan.graph.node(value);
+        let mut graph = Graph {
+            name: "kernel".to_string(),
+            ..Graph::default()
+        };
+        let (mut places, mut inputs) = (BTreeMap::new(), BTreeMap::new());
+        for &arg in &node.args {
+            if places.contains_key(&arg) {
+                continue;
+            }
+            let (name, ty) = (format!("arg{}", places.len()), self.plan.graph.ty(arg).clone());
+            let (shape, data) = self.value(arg)?;
+            let data = match ty.dtype.is_float() {
+                true => Value::floats(&shape, data),
+                false => Value::ints(&shape, data.iter().map(|&n| n as i32).collect()),
+            };
+            inputs.insert(name.clone(), data);
+            places.insert(arg, ValueId(graph.nodes.len()));
+            graph.nodes.push(Node {
+                op: Op::Input { name: name.clone() },
+                name,
+                args: Vec::new(),
+                ty,
+            });
+        }
+        let args = node.args.iter().filter_map(|arg| places.get(arg).copied()).collect();
+        graph.outputs.push(("out".to_string(), ValueId(graph.nodes.len())));
+        graph.nodes.push(Node {
+            args,
+            name: "result".to_string(),
+            ..node.clone()
+        });
+        let mut outputs = interpret::<f64>(&graph, self.dims, &inputs)?;
+        let out = outputs.remove("out").context("the reference gave no result")?;
+        Ok(out
+            .as_floats()
+            .context("the reference's result is not of numbers")?
+            .to_vec())
+    }
+
+    /// partial \[B, Z, T, H, columns\] and lse \[B, Z, T, H\]; the partial of a split without tokens stays NaN.
+    fn attention(&self, region: &AttentionRegion, splits: Splits) -> Result<(Vec<f64>, Vec<f64>)> {
+        let [batch, new] = [Symbol::B, Symbol::T].map(|symbol| self.dims.get(symbol).unwrap_or(1));
+        let queries: Vec<(Vec<usize>, Vec<f64>)> = region
+            .queries
+            .iter()
+            .map(|part| self.value(part.value))
+            .collect::<Result<_>>()?;
+        let (cache_shape, cache) = self.value(region.cache)?;
+        let (table_shape, table) = self.value(region.block_table)?;
+        let page_size = page_size(self.dims).context("the page size is unknown")?;
+        let (row_width, entries) = (
+            cache_shape.last().copied().unwrap_or(0),
+            table_shape.last().copied().unwrap_or(0),
+        );
+        let row = |b: usize, token: usize| {
+            let page = table
+                .get(b * entries + token / page_size)
+                .map_or(0, |&page| page as usize);
+            let start = (page * page_size + token % page_size) * row_width;
+            cache.get(start..start + row_width).unwrap_or(&[])
+        };
+        let (heads, columns) = (region.n_heads, region.values.clone());
+        let rows: Vec<(Vec<f64>, f64)> = (0..batch * splits.count * new * heads)
+            .into_par_iter()
+            .map(|index| {
+                let (h, t) = (index % heads, index / heads % new);
+                let (z, b) = (index / heads / new % splits.count, index / heads / new / splits.count);
+                let kv_len = self.memory.kv_lens.get(b).copied().unwrap_or(0);
+                let visible = (kv_len + t + 1).saturating_sub(new).min(kv_len);
+                let split = splits.tokens(z, kv_len);
+                if split.is_empty() {
+                    return (vec![f64::NAN; columns.len()], f64::NEG_INFINITY);
+                }
+                let tokens = split.start..split.end.min(visible);
+                let score = |token: usize| {
+                    let row = row(b, token);
+                    let parts = region.queries.iter().zip(&queries).map(|(part, (_, q))| {
+                        let width = part.columns.len();
+                        let start = ((b * new + t) * heads + h) * width;
+                        let q = q.get(start..start + width).unwrap_or(&[]);
+                        q.iter()
+                            .zip(row.get(part.columns.clone()).unwrap_or(&[]))
+                            .map(|(x, y)| x * y)
+                            .sum::<f64>()
+                    });
+                    region.scale * parts.sum::<f64>()
+                };
+                let weighed = tokens.map(|token| (score(token), row(b, token).get(columns.clone()).unwrap_or(&[])));
+                softmax_sum(columns.len(), &weighed.collect::<Vec<_>>())
+            })
+            .collect();
+        let lse = rows.iter().map(|(_, lse)| *lse).collect();
+        Ok((rows.into_iter().flat_map(|(partial, _)| partial).collect(), lse))
+    }
+
+    /// \[B, T, H, columns\].
+    fn combine(&self, region: &CombineRegion) -> Result<Vec<f64>> {
+        let [batch, new, splits] = [Symbol::B, Symbol::T, Symbol::Z].map(|symbol| self.dims.get(symbol).unwrap_or(1));
+        let (partial, lse) = (self.buffer(region.partial)?, self.buffer(region.lse)?);
+        let rows = new * region.n_heads;
+        let mut out = Vec::with_capacity(batch * rows * region.columns);
+        for b in 0..batch {
+            for row in 0..rows {
+                let place = |z: usize| (b * splits + z) * rows + row;
+                let part = |z: usize| {
+                    let start = place(z) * region.columns;
+                    let values = partial.get(start..start + region.columns).unwrap_or(&[]);
+                    (lse.get(place(z)).copied().unwrap_or(f64::NEG_INFINITY), values)
+                };
+                let parts: Vec<_> = (0..splits)
+                    .map(part)
+                    .filter(|(lse, _)| *lse > f64::NEG_INFINITY)
+                    .collect();
+                out.extend(softmax_sum(region.columns, &parts).0);
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// Rows weighted by the softmax of their scores, and the natural log-sum-exp; zeros and -inf where there is none.
+fn softmax_sum(columns: usize, weighed: &[(f64, &[f64])]) -> (Vec<f64>, f64) {
+    let max = weighed
+        .iter()
+        .map(|(score, _)| *score)
+        .fold(f64::NEG_INFINITY, f64::max);
+    let mut out = vec![0.0; columns];
+    if max == f64::NEG_INFINITY {
+        return (out, max);
+    }
+    let sum: f64 = weighed.iter().map(|(score, _)| (score - max).exp()).sum();
+    for (score, row) in weighed {
+        let weight = (score - max).exp() / sum;
+        out.iter_mut().zip(*row).for_each(|(out, value)| *out += weight * value);
+    }
+    (out, max + sum.ln())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn splits_cover_every_token_once() {
+        for (count, block_n, kv_len) in [(1, 64, 1), (3, 32, 100), (4, 16, 256), (8, 64, 100)] {
+            let splits = Splits { count, block_n };
+            let covered: Vec<usize> = (0..count).flat_map(|z| splits.tokens(z, kv_len)).collect();
+            assert_eq!(covered, (0..kv_len).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn equal_scores_average_and_none_give_zeros() {
+        let rows: [(f64, &[f64]); 2] = [(1.0, &[2.0]), (1.0, &[4.0])];
+        let (out, lse) = softmax_sum(1, &rows);
+        assert!((out[0] - 3.0).abs() < 1e-12 && (lse - (1.0 + 2f64.ln())).abs() < 1e-12);
+        assert_eq!(softmax_sum(1, &[]), (vec![0.0], f64::NEG_INFINITY));
+    }
+}

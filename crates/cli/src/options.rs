@@ -1,0 +1,66 @@
+//! Options that several commands have.
+
+use clap::builder::RangedI64ValueParser;
+use mlafuse::PlanKind;
+use mlafuse_tensor::DType;
+
+/// 1 to 65536 sequences of a batch.
+pub fn sequences() -> RangedI64ValueParser<u32> {
+    RangedI64ValueParser::new().range(1..=1 << 16)
+}
+
+/// 1 to 2^24 tokens of a sequence.
+pub fn tokens() -> RangedI64ValueParser<u32> {
+    RangedI64ValueParser::new().range(1..=1 << 24)
+}
+
+/// 1 to 65536 tokens of a cache page.
+pub fn page_size() -> RangedI64ValueParser<u32> {
+    RangedI64ValueParser::new().range(1..=1 << 16)
+}
+
+/// 1 to 1024 parts or threads.
+pub fn parts() -> RangedI64ValueParser<u32> {
+    RangedI64ValueParser::new().range(1..=1024)
+}
+
+/// How nodes become kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum PlanChoice {
+    /// As few kernels as are known.
+    Fused,
+    /// A kernel for each node.
+    Unfused,
+}
+
+impl PlanChoice {
+    /// What the library calls it.
+    pub fn kind(self) -> PlanKind {
+        match self {
+            PlanChoice::Fused => PlanKind::Fused,
+            PlanChoice::Unfused => PlanKind::Unfused,
+        }
+    }
+}
+
+/// Type of weights, activations and cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ComputeType {
+    /// bfloat16.
+    Bf16,
+    /// IEEE half precision.
+    F16,
+    /// IEEE single precision.
+    F32,
+}
+
+impl ComputeType {
+    /// The element type.
+    pub fn dtype(self) -> DType {
+        match self {
+            ComputeType::Bf16 => DType::BF16,
+            ComputeType::F16 => DType::F16,
+            ComputeType::F32 => DType::F32,
+        }
+    }
+}

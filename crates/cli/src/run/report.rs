@@ -1,0 +1,126 @@
+//! What is told of a run.
+
+use super::expect::{Judged, Verdict};
+use super::{Args, Outcome, is_reference};
+use crate::output::{Align, Report, table};
+use mlafuse::{HostTensor, KernelTime};
+use serde_json::{Value, json};
+
+pub fn report(args: &Args, outcome: Outcome, verdict: Option<Verdict>) -> Report {
+    let kernels = summed(&outcome.kernels);
+    let mut text = format!("device {}", args.device);
+    if !is_reference(args) {
+        text += &format!(
+            ", plan {}, {}, page size {}",
+            args.plan.kind(),
+            args.dtype.dtype(),
+            args.page_size
+        );
+    }
+    text.push('\n');
+    let judged = |of: fn(&Verdict) -> &Option<Judged>| verdict.as_ref().and_then(|verdict| of(verdict).as_ref());
+    let (prefill, decode) = (judged(|v| &v.prefill), judged(|v| &v.decode));
+    text += &phase_line("prefill_out", &outcome.prefill, prefill);
+    text += &outcome
+        .decode
+        .as_ref()
+        .map_or_else(String::new, |out| phase_line("decode_out ", out, decode));
+    if !kernels.is_empty() {
+        text += &format!("\n{}", kernel_table(&kernels));
+    }
+    text += &format!("\nwrote {}\n", args.output.display());
+    let within = verdict.as_ref().map(Verdict::is_within);
+    let json = json!({
+        "device": args.device.to_string(),
+        "plan": if is_reference(args) { Value::Null } else { args.plan.kind().to_string().into() },
+        "dtype": if is_reference(args) { Value::Null } else { args.dtype.dtype().to_string().into() },
+        "page_size": args.page_size,
+        "output": args.output,
+        "prefill": prefill.map(object),
+        "decode": decode.map(object),
+        "kernels": kernels.iter().map(Summed::object).collect::<Vec<_>>(),
+        "within_tolerance": within,
+        "notes": outcome.notes,
+    });
+    Report {
+        text,
+        json,
+        mismatch: within == Some(false),
+    }
+}
+
+fn phase_line(name: &str, out: &HostTensor, judged: Option<&Judged>) -> String {
+    let Some(judged) = judged else {
+        return format!("{name} {:?}\n", out.shape());
+    };
+    let comparison = &judged.comparison;
+    let verdict = if judged.is_within() { "within" } else { "MORE THAN" };
+    format!(
+        "{name} {:?}: max-abs {:.2e}, rel-L2 {:.2e}, cosine {:.2e}; {verdict} {:.2e} ({})\n",
+        out.shape(),
+        comparison.max_abs,
+        comparison.rel_l2,
+        comparison.cosine_diff,
+        judged.tolerance,
+        judged.because
+    )
+}
+
+fn object(judged: &Judged) -> Value {
+    let comparison = &judged.comparison;
+    json!({
+        "max_abs": comparison.max_abs,
+        "rel_l2": comparison.rel_l2,
+        "cosine_diff": comparison.cosine_diff,
+        "tolerance": judged.tolerance,
+        "tolerance_from": judged.because,
+    })
+}
+
+/// All launches of the kernels of one name.
+struct Summed {
+    name: String,
+    launches: usize,
+    ms: f64,
+}
+
+impl Summed {
+    fn object(&self) -> Value {
+        json!({ "name": self.name, "launches": self.launches, "ms": self.ms })
+    }
+}
+
+/// By name, in order of first launch.
+fn summed(launches: &[KernelTime]) -> Vec<Summed> {
+    let mut kernels: Vec<Summed> = Vec::new();
+    for KernelTime { name, ms } in launches {
+        match kernels.iter_mut().find(|kernel| kernel.name == *name) {
+            Some(kernel) => (kernel.launches, kernel.ms) = (kernel.launches + 1, kernel.ms + ms),
+            None => kernels.push(Summed {
+                name: name.clone(),
+                launches: 1,
+                ms: *ms,
+            }),
+        }
+    }
+    kernels
+}
+
+fn kernel_table(kernels: &[Summed]) -> String {
+    let row = |kernel: &Summed| {
+        [
+            kernel.name.clone(),
+            kernel.launches.to_string(),
+            format!("{:.3}", kernel.ms),
+        ]
+    };
+    let rows: Vec<_> = kernels.iter().map(row).collect();
+    table(
+        [
+            ("kernel", Align::Left),
+            ("launches", Align::Right),
+            ("ms", Align::Right),
+        ],
+        &rows,
+    )
+}

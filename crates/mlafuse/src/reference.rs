@@ -1,0 +1,88 @@
+//! The layer as the interpreter computes it: unrewritten, in f32 or f64, whatever the storage types say.
+
+use std::collections::BTreeMap;
+
+use mlafuse_ir::graph::Graph;
+use mlafuse_ir::interp::{Real, Value, interpret};
+use mlafuse_ir::rope::RopeTable;
+use mlafuse_ir::size::Dims;
+use mlafuse_tensor::HostTensor;
+
+use crate::Error;
+use crate::step::Batch;
+use crate::weights::LayerWeights;
+
+/// The graph and the weights in the interpreter's type.
+pub(crate) struct Reference<F> {
+    graph: Graph,
+    weights: BTreeMap<String, Value<F>>,
+}
+
+/// A number type of the interpreter, and host tensors of it.
+pub(crate) trait Number: Real {
+    fn values(tensor: &HostTensor) -> Vec<Self>;
+    fn tensor(shape: &[usize], values: &[Self]) -> Result<HostTensor, Error>;
+}
+
+impl Number for f32 {
+    fn values(tensor: &HostTensor) -> Vec<f32> {
+        tensor.to_f32_vec()
+    }
+
+    fn tensor(shape: &[usize], values: &[f32]) -> Result<HostTensor, Error> {
+        Ok(HostTensor::from_f32(shape, values)?)
+    }
+}
+
+impl Number for f64 {
+    fn values(tensor: &HostTensor) -> Vec<f64> {
+        tensor.to_f64_vec()
+    }
+
+    fn tensor(shape: &[usize], values: &[f64]) -> Result<HostTensor, Error> {
+        Ok(HostTensor::from_f64(shape, values)?)
+    }
+}
+
+impl<F: Number> Reference<F> {
+    pub fn new(graph: Graph, weights: &LayerWeights) -> Reference<F> {
+        let value = |tensor: &HostTensor| Value::floats(tensor.shape(), F::values(tensor));
+        let weights = weights
+            .iter()
+            .map(|(name, tensor)| (name.to_string(), value(tensor)))
+            .collect();
+        Reference { graph, weights }
+    }
+
+    /// One step: the output \[B, T, d_model\], and the cache with the new rows.
+    pub fn step(
+        &self,
+        batch: &Batch<'_>,
+        dims: &Dims,
+        rope: &RopeTable,
+        cache: &mut Value<F>,
+    ) -> Result<HostTensor, Error> {
+        let mut inputs = self.weights.clone();
+        let mut bind = |name: &str, value| inputs.insert(name.to_string(), value);
+        bind("hidden", Value::floats(batch.hidden.shape(), F::values(batch.hidden)));
+        let table = |values: &[f32]| {
+            let values = values.iter().map(|&x| F::from_f64(x.into())).collect();
+            Value::floats(&[rope.positions, rope.d_half], values)
+        };
+        bind("rope_cos", table(&rope.cos));
+        bind("rope_sin", table(&rope.sin));
+        bind(
+            "block_table",
+            Value::ints(&[batch.q_len.len(), batch.table_width], batch.block_table.clone()),
+        );
+        bind("q_len", Value::ints(&[batch.q_len.len()], batch.q_len.clone()));
+        bind("kv_len", Value::ints(&[batch.kv_len.len()], batch.kv_len.clone()));
+        bind("cache", cache.clone());
+        let mut outputs = interpret(&self.graph, dims, &inputs)?;
+        let out = outputs.remove("out").unwrap_or_else(|| Value::floats(&[0], Vec::new()));
+        if let Some(written) = outputs.remove("cache") {
+            *cache = written;
+        }
+        F::tensor(out.shape(), out.as_floats().unwrap_or_default())
+    }
+}

@@ -1,0 +1,136 @@
+//! Layers of any shape: the CPU, fused and unfused, against the f64 reference.
+
+use std::collections::BTreeMap;
+
+use mlafuse::config::{MlaConfig, RopePairing};
+use mlafuse::{
+    DType, DeviceSpec, HostTensor, LayerOptions, LayerWeights, MlaLayer, PlanKind, Step, checkpoint_tensors,
+};
+use mlafuse_tensor::compare;
+use proptest::prelude::*;
+
+fn random(seed: u64, shape: &[usize], scale: f32) -> HostTensor {
+    let mut state = seed;
+    let mut next = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        ((state >> 40) as f32 / (1u64 << 23) as f32 - 1.0) * scale
+    };
+    let values: Vec<f32> = (0..shape.iter().product()).map(|_| next()).collect();
+    HostTensor::from_f32(shape, &values).unwrap()
+}
+
+fn weights(config: &MlaConfig, seed: u64) -> LayerWeights {
+    let mut tensors = BTreeMap::new();
+    for (n, spec) in checkpoint_tensors(config).into_iter().enumerate() {
+        let columns = spec.shape.get(1).copied().unwrap_or(1);
+        let scale = 1.7 / (columns as f32).sqrt();
+        tensors.insert(
+            spec.suffix.to_string(),
+            random(seed.wrapping_add(n as u64), &spec.shape, scale),
+        );
+    }
+    LayerWeights::from_tensors(config, &tensors).unwrap()
+}
+
+fn config() -> impl Strategy<Value = MlaConfig> {
+    let dims = (1usize..7, 1usize..40, 1usize..6, 0usize..5, 1usize..20, 1usize..20);
+    let rest = (
+        proptest::option::of(1usize..24),
+        any::<bool>(),
+        prop_oneof![
+            Just(RopePairing::Interleaved),
+            Just(RopePairing::HalfSplit),
+            Just(RopePairing::Unrotated)
+        ],
+        prop_oneof![Just(1.0), Just(1.7)],
+        prop_oneof![Just(1.0), Just(2.5)],
+    );
+    (dims, rest).prop_map(|((n_heads, d_model, eighths, d_half, d_nope, d_v), rest)| {
+        let (d_q_latent, attention_bias, pairing, q_latent_scale, latent_scale) = rest;
+        let mut config = MlaConfig {
+            n_heads,
+            d_model,
+            d_latent: 8 * eighths - n_heads % 3,
+            d_rope: 2 * d_half,
+            d_nope,
+            d_v,
+            d_q_latent,
+            attention_bias,
+            q_latent_scale,
+            latent_scale,
+            softmax_scale: 0.4,
+            ..MlaConfig::from_inline("heads=1,d_model=1").unwrap()
+        };
+        config.rope.pairing = pairing;
+        config
+    })
+}
+
+/// New tokens of each of two sequences, step by step.
+fn chunks() -> impl Strategy<Value = Vec<[usize; 2]>> {
+    let few = prop_oneof![Just(0usize), Just(1), 0usize..12];
+    proptest::collection::vec([few.clone(), few], 1..5)
+}
+
+fn run(layer: &MlaLayer, chunks: &[[usize; 2]], seed: u64) -> Vec<Step> {
+    let tokens = chunks.iter().flatten().sum::<usize>();
+    let mut cache = layer.new_cache(2, tokens).unwrap();
+    let mut steps = Vec::new();
+    for (n, chunk) in chunks.iter().enumerate() {
+        cache.scramble(seed).unwrap();
+        let longest = chunk[0].max(chunk[1]) + n % 2;
+        let hidden = random(seed.wrapping_add(n as u64), &[2, longest, layer.config().d_model], 1.0);
+        steps.push(layer.step(&mut cache, &hidden, chunk).unwrap());
+    }
+    steps
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_plan_computes_the_layer(config in config(), chunks in chunks(), page_size in 1usize..9, seed: u64) {
+        let weights = weights(&config, seed);
+        let layer = |device, plan| {
+            let options = LayerOptions { device, plan, dtype: DType::F32, page_size };
+            MlaLayer::new(&weights, &config, options).unwrap()
+        };
+        let expected = run(&layer(DeviceSpec::Reference { f64: true }, PlanKind::Fused), &chunks, seed);
+        for plan in [PlanKind::Fused, PlanKind::Unfused] {
+            let found = run(&layer(DeviceSpec::Cpu, plan), &chunks, seed);
+            for (n, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                let error = compare(&found.out, &expected.out).unwrap();
+                prop_assert!(error.rel_l2 < 1e-4, "{plan}, step {n}: {error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn kernels_are_those_of_the_plan() {
+    let config = MlaConfig::from_inline("heads=4,d_model=64,d_latent=32,d_rope=8,d_nope=16,d_v=16").unwrap();
+    let weights = weights(&config, 1);
+    let names = |plan, new: usize| {
+        let options = LayerOptions {
+            plan,
+            ..LayerOptions::default()
+        };
+        let layer = MlaLayer::new(&weights, &config, options).unwrap();
+        let step = run(&layer, &[[20, 20], [new, new]], 1).remove(1);
+        step.kernels.into_iter().map(|kernel| kernel.name).collect::<Vec<_>>()
+    };
+    for new in [1, 16] {
+        let fused = names(PlanKind::Fused, new);
+        assert!(
+            fused.iter().any(|name| name == "attention") && fused.iter().any(|name| name == "combine"),
+            "{fused:?}"
+        );
+        let unfused = names(PlanKind::Unfused, new);
+        assert!(
+            unfused.len() > fused.len() && unfused.iter().all(|name| name != "attention"),
+            "{unfused:?}"
+        );
+    }
+}

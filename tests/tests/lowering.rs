@@ -1,0 +1,375 @@
+//! Lowered kernels, executed on the machine of this package and held to the f64 interpreter. `MLAFUSE_DEEP=1` runs more.
+
+use mlafuse_codegen::build::{build, candidates};
+use mlafuse_codegen::layout::FragmentLayout;
+use mlafuse_codegen::lower::lower;
+use mlafuse_codegen::schedule::Schedule;
+use mlafuse_codegen::thread::{Stmt, ThreadProgram};
+use mlafuse_codegen::tile::{self, BLayout, Form, Space, Tile, TileId, TileProgram};
+use mlafuse_ir::plan::{Region, RegionKind};
+use mlafuse_ir::target::{Arch, Target};
+use mlafuse_tensor::DType;
+use mlafuse_tests::case::{Case, Numbers, Run};
+use mlafuse_tests::machine::{Memory, Stats, registers};
+use proptest::prelude::*;
+
+/// Every figure of a test, or `more` where `MLAFUSE_DEEP=1`.
+fn deep<T>(usual: T, more: T) -> T {
+    match std::env::var("MLAFUSE_DEEP") {
+        Ok(value) if value == "1" => more,
+        _ => usual,
+    }
+}
+
+fn case(model: &str, lengths: &[(usize, usize)]) -> Case {
+    Case {
+        model: model.into(),
+        dtype: DType::BF16,
+        page_size: 16,
+        lengths: lengths.to_vec(),
+        splits: 2,
+        absorbed: true,
+        fused: true,
+        row_align: 8,
+        seed: 7,
+    }
+}
+
+fn schedules(run: &Run, region: &Region, arch: Arch) -> Result<Vec<Schedule>, String> {
+    candidates(&run.plan, region, &Target::for_arch(arch), &run.dims).map_err(|error| error.to_string())
+}
+
+/// Runs one kernel and asks that no ldmatrix takes longer than it must.
+fn run_kernel(run: &mut Run, region: &Region, schedule: &Schedule, arch: Arch) -> Result<Stats, String> {
+    let stats = run.kernel(region, schedule, &Target::for_arch(arch))?;
+    match stats.matrix_conflicts {
+        0 => Ok(stats),
+        more => Err(format!(
+            "`{}`, {schedule}: {more} bank conflicts of ldmatrix",
+            region.name
+        )),
+    }
+}
+
+/// Every kernel of the layer, in order, each under `count` schedules.
+fn run_layer(case: &Case, count: usize) -> Result<(), String> {
+    let mut run = Run::new(case);
+    let mut numbers = Numbers::new(!case.seed);
+    for region in run.plan.kernels.clone() {
+        let all = schedules(&run, &region, Arch::Sm80)?;
+        let before = run.memory.clone();
+        for _ in 0..count {
+            run.memory = before.clone();
+            run_kernel(&mut run, &region, &all[numbers.below(all.len())], Arch::Sm80)?;
+        }
+    }
+    Ok(())
+}
+
+/// Attention under each of `picked` out of its schedules, and the combine after it, on queries of their own.
+fn run_attention(case: &Case, arch: Arch, picked: impl Fn(&[Schedule]) -> Vec<Schedule>) -> Result<(), String> {
+    let mut run = Run::new(case);
+    let [attention, combine] = attention_kernels(&run);
+    run.fill_temporaries(&attention, &mut Numbers::new(case.seed + 1));
+    let before = run.memory.clone();
+    let combines = schedules(&run, &combine, arch)?;
+    for (i, schedule) in picked(&schedules(&run, &attention, arch)?).into_iter().enumerate() {
+        run.memory = before.clone();
+        run_kernel(&mut run, &attention, &schedule, arch)?;
+        run_kernel(&mut run, &combine, &combines[i % combines.len()], arch)?;
+    }
+    Ok(())
+}
+
+fn attention_kernels(run: &Run) -> [Region; 2] {
+    let find = |wanted: fn(&RegionKind) -> bool| {
+        let found = run.plan.kernels.iter().find(|kernel| wanted(&kernel.kind));
+        found
+            .unwrap_or_else(|| panic!("no fused attention in {}", run.plan))
+            .clone()
+    };
+    [
+        find(|kind| matches!(kind, RegionKind::Attention(_))),
+        find(|kind| matches!(kind, RegionKind::Combine(_))),
+    ]
+}
+
+#[track_caller]
+fn must(result: Result<(), String>, case: &Case) {
+    if let Err(what) = result {
+        panic!("{case:?}\n{what}");
+    }
+}
+
+prop_compose! {
+    fn any_case()(
+        heads in 1..9usize,
+        d_model in 1..40usize,
+        d_latent in prop_oneof![Just(7), Just(16), 1..70usize],
+        half_rope in prop_oneof![Just(0), Just(1), 1..14usize],
+        d_nope in 1..24usize,
+        d_v in 1..24usize,
+        d_q in prop_oneof![Just("none".to_string()), (1..30usize).prop_map(|n| n.to_string())],
+        rope in prop_oneof![Just("interleaved"), Just("half"), Just("none")],
+        dtype in prop_oneof![3 => Just(DType::BF16), 2 => Just(DType::F16), 1 => Just(DType::F32)],
+        page_size in prop_oneof![Just(1), Just(3), Just(16), Just(64)],
+        lengths in prop::collection::vec((0..4usize, 0..40usize), 1..4),
+        splits in 1..6usize,
+        (absorbed, fused) in prop_oneof![2 => Just((true, true)), 1 => Just((true, false)), 1 => Just((false, false))],
+        row_align in prop_oneof![Just(8), Just(4), Just(2), Just(1)],
+        seed in any::<u64>(),
+    ) -> Case {
+        let d_rope = 2 * half_rope;
+        let model = format!(
+            "heads={heads},d_model={d_model},d_latent={d_latent},d_rope={d_rope},d_nope={d_nope},d_v={d_v},d_q_latent={d_q},rope={rope}"
+        );
+        let lengths = lengths.into_iter().map(|(q, cached)| (q, q + cached)).collect();
+        Case { model, dtype, page_size, lengths, splits, absorbed, fused, row_align, seed }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: deep(24, 1000), ..ProptestConfig::default() })]
+
+    #[test]
+    fn layers_are_what_the_interpreter_says(case in any_case()) {
+        run_layer(&case, 1).map_err(TestCaseError::fail)?;
+    }
+}
+
+/// Shapes that no kernel was written for, each with other pages, lengths, splits and alignments.
+#[test]
+fn attention_of_odd_shapes() {
+    let lengths: [&[(usize, usize)]; 5] = [
+        &[(1, 33)],
+        &[(1, 64), (0, 0), (1, 1)],
+        &[(2, 17), (3, 50), (1, 7)],
+        &[(3, 3), (0, 5), (2, 66)],
+        &[(2, 2), (1, 128)],
+    ];
+    let mut shape = 0;
+    for heads in [1, 7, 20] {
+        for d_latent in [7, 50, 192] {
+            for d_rope in [0, 2, 24] {
+                let model =
+                    format!("heads={heads},d_model=8,d_latent={d_latent},d_rope={d_rope},d_nope=4,d_v=4,d_q_latent=8");
+                let case = Case {
+                    page_size: [1, 3, 64][shape % 3],
+                    splits: 1 + shape % 5,
+                    // f32 goes element by element, which takes the machine long.
+                    dtype: [
+                        DType::BF16,
+                        DType::F16,
+                        if d_latent < 100 { DType::F32 } else { DType::BF16 },
+                    ][shape / 2 % 3],
+                    row_align: [8, 1, 2, 4][shape % 4],
+                    seed: shape as u64,
+                    ..case(&model, lengths[shape / 3 % 5])
+                };
+                let mut numbers = Numbers::new(case.seed);
+                let pick = |all: &[Schedule]| -> Vec<Schedule> {
+                    let mut numbers = numbers.clone();
+                    (0..deep(2, 20)).map(|_| all[numbers.below(all.len())]).collect()
+                };
+                must(run_attention(&case, Arch::Sm80, pick), &case);
+                numbers.next_bits();
+                shape += 1;
+            }
+        }
+    }
+}
+
+/// Every block size, layout of the warps and number of stages.
+#[test]
+fn attention_under_every_schedule() {
+    for (dtype, every) in [(DType::BF16, 1), (DType::F32, deep(12, 1))] {
+        let case = Case {
+            dtype,
+            ..case(
+                "heads=11,d_model=8,d_latent=24,d_rope=4,d_nope=4,d_v=4,d_q_latent=8",
+                &[(3, 70), (1, 15)],
+            )
+        };
+        let pick = |all: &[Schedule]| all.iter().step_by(every).copied().collect();
+        must(run_attention(&case, Arch::Sm80, pick), &case);
+    }
+}
+
+/// The best schedules of real layers, for a part with much shared memory and one with little.
+#[test]
+fn attention_of_real_shapes() {
+    for (model, arch) in [
+        ("deepseek-v2-lite", Arch::Sm80),
+        ("deepseek-v2-lite", Arch::Sm120),
+        ("minicpm3", Arch::Sm89),
+    ] {
+        let case = case(model, &[(1, 100)]);
+        must(
+            run_attention(&case, arch, |all| all[..deep(1, 8).min(all.len())].to_vec()),
+            &case,
+        );
+    }
+}
+
+/// A program for one schedule: acc = a · b of zeros, then every element says where it stands.
+fn places(rows: usize, cols: usize, gemm: bool) -> TileProgram {
+    let tile = |name: &str, dtype, rows, cols, space| Tile {
+        name: name.into(),
+        dtype,
+        rows,
+        cols,
+        space,
+        form: Form::Matrix,
+    };
+    let mut tiles = vec![tile("acc", DType::F32, rows, cols, Space::Fragment)];
+    let [acc, zero, a, b] = [0, 1, 2, 3].map(TileId);
+    let mut body = vec![tile::Stmt::Fill { dst: acc, value: 0.0 }];
+    if gemm {
+        tiles.push(tile("zero", DType::F32, rows, 16 * cols, Space::Fragment));
+        tiles.push(tile("a", DType::BF16, rows, 16 * cols, Space::Shared));
+        tiles.push(tile("b", DType::BF16, 16 * cols, cols, Space::Shared));
+        tiles.push(tile("zero_b", DType::F32, 16 * cols, cols, Space::Fragment));
+        body.extend([
+            tile::Stmt::Fill { dst: zero, value: 0.0 },
+            tile::Stmt::Stage { dst: a, src: zero },
+            tile::Stmt::Fill {
+                dst: TileId(4),
+                value: 0.0,
+            },
+            tile::Stmt::Stage { dst: b, src: TileId(4) },
+            tile::Stmt::Gemm {
+                acc,
+                a,
+                b,
+                layout: BLayout::Kn,
+                b_cols: 0..cols,
+            },
+        ]);
+    }
+    let place = tile::Expr::Row * 1000 + tile::Expr::Col;
+    body.push(tile::Stmt::Map {
+        dst: acc,
+        value: tile::Expr::from(acc) + place.to_float(),
+    });
+    TileProgram {
+        name: "places".into(),
+        doc: vec![],
+        params: vec![],
+        grid: [1.into(), 1.into(), 1.into()],
+        tiles,
+        vars: vec![],
+        body,
+    }
+}
+
+/// The lowering's index expressions against the layout that defines them.
+#[test]
+fn elements_lie_where_the_layout_says() {
+    let mma = |warps_m, warps_n, tiles_m, tiles_n| FragmentLayout::Mma {
+        warps_m,
+        warps_n,
+        tiles_m,
+        tiles_n,
+    };
+    let rows = |warps, rows, cols| FragmentLayout::Rows { warps, rows, cols };
+    for layout in [
+        mma(1, 1, 1, 1),
+        mma(2, 1, 2, 3),
+        mma(1, 4, 1, 2),
+        mma(2, 4, 1, 1),
+        mma(4, 2, 2, 2),
+        rows(1, 1, 1),
+        rows(4, 3, 2),
+        rows(8, 1, 4),
+    ] {
+        let (warps_m, warps_n, gemm) = match layout {
+            FragmentLayout::Mma { warps_m, warps_n, .. } => (warps_m, warps_n, true),
+            FragmentLayout::Rows { warps, .. } => (warps, 1, false),
+        };
+        let schedule = Schedule {
+            block_m: layout.rows(),
+            block_n: layout.cols(),
+            block_k: 0,
+            warps_m,
+            warps_n,
+            stages: 1,
+        };
+        let program = places(layout.rows(), layout.cols(), gemm);
+        let threads = lower(&program, &schedule, &Target::for_arch(Arch::Sm90)).unwrap();
+        let found = registers(&threads, [0; 3], &[], &mut Memory::default(), "acc").unwrap();
+        for (row, col) in (0..layout.rows()).flat_map(|row| (0..layout.cols()).map(move |col| (row, col))) {
+            let place = layout.place(row, col);
+            let value = found[place.register][place.thread];
+            assert_eq!(
+                value,
+                Some((row * 1000 + col) as f32),
+                "{layout:?}, row {row}, column {col}"
+            );
+        }
+    }
+}
+
+/// `program` without the statement that comes `index`-th among those that do something, and what that was; `None` where
+/// there are not so many.
+fn without(program: &ThreadProgram, index: usize) -> Option<(ThreadProgram, String)> {
+    fn remove(body: &mut Vec<Stmt>, left: &mut usize) -> Option<Stmt> {
+        for at in 0..body.len() {
+            match &mut body[at] {
+                Stmt::For { body, .. } | Stmt::If { body, .. } | Stmt::Scope { body } => {
+                    let found = remove(body, left);
+                    if found.is_some() {
+                        return found;
+                    }
+                }
+                Stmt::Do { .. } | Stmt::Set { .. } | Stmt::StoreGlobal { .. } | Stmt::Return => match *left {
+                    0 => return Some(body.remove(at)),
+                    _ => *left -= 1,
+                },
+                Stmt::Comment(_) | Stmt::Let { .. } | Stmt::Array { .. } => {}
+            }
+        }
+        None
+    }
+    let mut mutant = program.clone();
+    let mut left = index;
+    remove(&mut mutant.body, &mut left).map(|stmt| (mutant, format!("{stmt:?}")))
+}
+
+/// Takes each statement of attention away in turn: the machine or the comparison must notice, or the lowering makes more
+/// than it needs. Barriers and waits are such statements.
+#[test]
+fn every_statement_is_needed() {
+    let model = "heads=20,d_model=8,d_latent=24,d_rope=8,d_nope=4,d_v=4,d_q_latent=8";
+    let case = Case {
+        splits: 2,
+        ..case(model, &[(1, 150), (1, 20)])
+    };
+    let mut run = Run::new(&case);
+    let [attention, _] = attention_kernels(&run);
+    run.fill_temporaries(&attention, &mut Numbers::new(3));
+    let before = run.memory.clone();
+    let target = Target::for_arch(Arch::Sm80);
+    for stages in [1, 2, 3] {
+        let schedule = Schedule {
+            block_m: 32,
+            block_n: 32,
+            block_k: 0,
+            warps_m: 2,
+            warps_n: 2,
+            stages,
+        };
+        let program = build(&run.plan, &attention, &schedule).unwrap();
+        let threads = lower(&program, &schedule, &target).unwrap();
+        run.memory = before.clone();
+        run.execute(&attention, &schedule, &program, &threads).unwrap();
+        let mut index = 0;
+        while let Some((mutant, what)) = without(&threads, index) {
+            run.memory = before.clone();
+            if run.execute(&attention, &schedule, &program, &mutant).is_ok() {
+                eprintln!("SURVIVES {schedule}: statement {index} is not needed: {what}");
+            }
+            index += 1;
+        }
+        eprintln!("{index} mutants");
+    }
+}

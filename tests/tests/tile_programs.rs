@@ -1,0 +1,537 @@
+//! Every region of fused and unfused plans of random MLA layers, built under random schedules, executed on the CPU and
+//! held against the f64 reference interpreter.
+//!
+//! Memory that no program may read, unused cache rows and everything a kernel has not written, is NaN; block-table
+//! entries past a sequence's end are garbage; pages are shuffled and padded.
+
+use mlafuse_codegen::build::{build, candidates, cpu_schedule};
+use mlafuse_codegen::schedule::Schedule;
+use mlafuse_codegen::tile::{ParamKind, TileProgram};
+use mlafuse_cpu::{CpuBuffer, CpuKernel, Level};
+use mlafuse_ir::build::GraphBuilder;
+use mlafuse_ir::config::MlaConfig;
+use mlafuse_ir::graph::{Graph, Op, ValueId};
+use mlafuse_ir::interp::{Value, interpret};
+use mlafuse_ir::layer::{LayerOptions, build_layer};
+use mlafuse_ir::plan::{Plan, Region, RegionKind, View, fused, unfused};
+use mlafuse_ir::rewrite::{Machine, rewrite};
+use mlafuse_ir::size::{Dim, Dims, Symbol};
+use mlafuse_ir::target::{Arch, Target};
+use mlafuse_tensor::{DType, HostTensor};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+/// splitmix64: the same cases on every machine.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len())]
+    }
+
+    /// About normal, of deviation 1.
+    fn normal(&mut self) -> f64 {
+        (0..12)
+            .map(|_| (self.next() >> 11) as f64 / (1u64 << 53) as f64)
+            .sum::<f64>()
+            - 6.0
+    }
+
+    fn shuffled(&mut self, n: usize) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..n).collect();
+        for i in (1..n).rev() {
+            order.swap(i, self.below(i + 1));
+        }
+        order
+    }
+}
+
+/// One launch: sizes, lengths and pages.
+struct Batch {
+    dims: Dims,
+    page_size: usize,
+    /// \[B, P\], garbage past each sequence's end.
+    table: Vec<i32>,
+    q_len: Vec<i32>,
+    kv_len: Vec<i32>,
+}
+
+fn batch(random: &mut Random, page_size: usize, width: usize, dtype: DType) -> Batch {
+    let (b, t) = (1 + random.below(3), 1 + random.below(3));
+    let q_len: Vec<i32> = (0..b).map(|_| random.below(t + 1) as i32).collect();
+    let longest = random.pick(&[3, 20, 70]);
+    let kv_len: Vec<i32> = q_len
+        .iter()
+        .map(|&q| {
+            let boundary = (page_size * (1 + random.below(3)) + random.below(3)) as i32 - 1;
+            let any = random.below(longest) as i32 + q;
+            random.pick(&[q, any, any, boundary.max(q)])
+        })
+        .collect();
+    let s = kv_len.iter().map(|&len| len as usize).max().unwrap_or(0).max(1);
+    let entries = s.div_ceil(page_size) + random.below(3);
+    let mut free = random.shuffled(b * entries + 1);
+    let needed = |sequence: usize| (kv_len[sequence] as usize).div_ceil(page_size);
+    let table = (0..b * entries)
+        .map(|i| {
+            if i % entries < needed(i / entries) {
+                free.pop().unwrap() as i32
+            } else {
+                random.pick(&[i32::MAX, -1, i32::MIN, 12345])
+            }
+        })
+        .collect();
+    let unit = 16 / dtype.size_bytes();
+    let row = width.next_multiple_of(unit) + unit * random.below(2);
+    let page = page_size * row + unit * random.below(3);
+    let dims = Dims::new()
+        .with(Symbol::B, b)
+        .with(Symbol::T, t)
+        .with(Symbol::S, s)
+        .with(Symbol::P, entries)
+        .with(Symbol::N, b * entries + 1)
+        .with(Symbol::L, s + random.below(4))
+        .with(Symbol::R, row)
+        .with(Symbol::G, page)
+        .with(Symbol::Z, 1 + random.below(5));
+    Batch {
+        dims,
+        page_size,
+        table,
+        q_len,
+        kv_len,
+    }
+}
+
+impl Batch {
+    fn size(&self, symbol: Symbol) -> usize {
+        self.dims.get(symbol).unwrap()
+    }
+
+    fn shape(&self, dims: &[Dim]) -> Vec<usize> {
+        dims.iter().map(|dim| dim.value(&self.dims).unwrap()).collect()
+    }
+
+    /// Page and row of every cached token that is there.
+    fn tokens(&self) -> Vec<(usize, usize)> {
+        let entries = self.size(Symbol::P);
+        let sequence = |(b, &len): (usize, &i32)| (0..len as usize).map(move |token| (b, token)).collect::<Vec<_>>();
+        self.kv_len
+            .iter()
+            .enumerate()
+            .flat_map(sequence)
+            .map(|(b, token)| {
+                (
+                    self.table[b * entries + token / self.page_size] as usize,
+                    token % self.page_size,
+                )
+            })
+            .collect()
+    }
+}
+
+/// Values for the graph's inputs, already rounded to their types.
+fn inputs(graph: &Graph, batch: &Batch, random: &mut Random) -> BTreeMap<String, Value<f64>> {
+    let mut inputs = BTreeMap::new();
+    for value in graph.values() {
+        let node = graph.node(value);
+        let Op::Input { name } = &node.op else { continue };
+        let shape = batch.shape(&node.ty.shape);
+        let count: usize = shape.iter().product();
+        let round = |data: Vec<f64>| {
+            HostTensor::from_f64(&shape, &data)
+                .unwrap()
+                .to_dtype(node.ty.dtype)
+                .to_f64_vec()
+        };
+        let input = match name.as_str() {
+            "q_len" => Value::ints(&shape, batch.q_len.clone()),
+            "kv_len" => Value::ints(&shape, batch.kv_len.clone()),
+            "block_table" => Value::ints(&shape, batch.table.clone()),
+            "cache" => {
+                let width = shape[2];
+                let mut data = vec![f64::NAN; count];
+                for (page, row) in batch.tokens() {
+                    let start = (page * batch.page_size + row) * width;
+                    data[start..start + width].fill_with(|| random.normal());
+                }
+                Value::floats(&shape, round(data))
+            }
+            "rope_cos" => Value::floats(&shape, round((0..count).map(|i| (0.7 * i as f64).cos()).collect())),
+            "rope_sin" => Value::floats(&shape, round((0..count).map(|i| (0.7 * i as f64).sin()).collect())),
+            "hidden" => Value::floats(&shape, round((0..count).map(|_| random.normal()).collect())),
+            gain if gain.starts_with("g_") => {
+                Value::floats(&shape, round((0..count).map(|_| 1.0 + 0.1 * random.normal()).collect()))
+            }
+            _ => {
+                let width = *shape.last().unwrap_or(&1) as f64;
+                Value::floats(
+                    &shape,
+                    round((0..count).map(|_| 1.5 * random.normal() / width.sqrt()).collect()),
+                )
+            }
+        };
+        inputs.insert(name.clone(), input);
+    }
+    inputs
+}
+
+/// The element index of every element of a view, in row-major order.
+fn addresses(view: &View, dims: &Dims) -> Vec<usize> {
+    let shape: Vec<usize> = view.shape.iter().map(|dim| dim.value(dims).unwrap()).collect();
+    let strides: Vec<usize> = view.strides.iter().map(|stride| stride.value(dims).unwrap()).collect();
+    let offset: usize = view.offset.iter().map(|size| size.value(dims).unwrap()).sum();
+    let mut found = vec![offset];
+    for (&n, &stride) in shape.iter().zip(&strides) {
+        found = found
+            .iter()
+            .flat_map(|&at| (0..n).map(move |i| at + i * stride))
+            .collect();
+    }
+    found
+}
+
+/// The buffers of a plan: inputs as given, everything else NaN.
+struct Memory(Vec<CpuBuffer>);
+
+impl Memory {
+    fn new(plan: &Plan, dims: &Dims, inputs: &BTreeMap<String, Value<f64>>) -> Memory {
+        let mut memory: Vec<Vec<u8>> = plan
+            .buffers
+            .iter()
+            // All ones is NaN in every float type.
+            .map(|buffer| vec![0xff; buffer.size.value(dims).unwrap() * buffer.dtype.size_bytes()])
+            .collect();
+        for value in plan.graph.values() {
+            let node = plan.graph.node(value);
+            let Op::Input { name } = &node.op else { continue };
+            let view = plan.view(value).unwrap();
+            let shape = inputs[name].shape().to_vec();
+            let tensor = match &inputs[name] {
+                Value::F { data, .. } => HostTensor::from_f64(&shape, data).unwrap().to_dtype(node.ty.dtype),
+                Value::I { data, .. } => HostTensor::from_i32(&shape, data).unwrap(),
+            };
+            let size = node.ty.dtype.size_bytes();
+            let bytes = &mut memory[view.buffer.0];
+            for (i, address) in addresses(view, dims).into_iter().enumerate() {
+                bytes[address * size..][..size].copy_from_slice(&tensor.bytes()[i * size..][..size]);
+            }
+        }
+        Memory(memory.iter().map(|bytes| CpuBuffer::from_bytes(bytes)).collect())
+    }
+
+    fn read(&self, plan: &Plan, dims: &Dims, view: &View) -> Vec<f64> {
+        let dtype = plan.buffer(view.buffer).dtype;
+        let bytes = self.0[view.buffer.0].bytes();
+        let whole = HostTensor::from_bytes(dtype, &[bytes.len() / dtype.size_bytes()], bytes)
+            .unwrap()
+            .to_f64_vec();
+        addresses(view, dims)
+            .into_iter()
+            .map(|address| whole[address])
+            .collect()
+    }
+
+    fn launch(&self, program: &TileProgram, dims: &Dims) {
+        let kernel = CpuKernel::prepare(program, Level::detect()).unwrap_or_else(|e| panic!("{e}\n{program}"));
+        let tensors: Vec<&CpuBuffer> = program
+            .params
+            .iter()
+            .filter_map(|param| match param.kind {
+                ParamKind::Tensor { buffer, .. } => Some(&self.0[buffer.0]),
+                ParamKind::Scalar(_) => None,
+            })
+            .collect();
+        kernel
+            .launch(dims, &tensors)
+            .unwrap_or_else(|e| panic!("{e}\n{program}"));
+    }
+}
+
+/// Where a schedule comes from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Source {
+    Cpu,
+    Gpu,
+    /// Any positive sizes: every backend but the GPU must take them.
+    Any,
+}
+
+fn schedule(plan: &Plan, region: &Region, batch: &Batch, source: Source, random: &mut Random) -> Schedule {
+    match source {
+        Source::Cpu => cpu_schedule(plan, region, &batch.dims).unwrap(),
+        Source::Gpu => {
+            let target = Target::for_arch(random.pick(&[Arch::Sm80, Arch::Sm120, Arch::Sm90a]));
+            let found = candidates(plan, region, &target, &batch.dims).unwrap();
+            random.pick(&found)
+        }
+        Source::Any => {
+            let rotated = match region.kind {
+                RegionKind::Node(value) if matches!(plan.graph.node(value).op, Op::Rope { .. }) => {
+                    plan.graph.ty(value).shape.last().unwrap().value(&batch.dims).unwrap()
+                }
+                _ => 0,
+            };
+            let block_n = match rotated {
+                0 => 1 + random.below(40),
+                d => d + 2 * random.below(4),
+            };
+            Schedule {
+                block_m: 1 + random.below(20),
+                block_n,
+                block_k: 1 + random.below(40),
+                warps_m: 1,
+                warps_n: 1 + random.below(2),
+                stages: 1 + random.below(3),
+            }
+        }
+    }
+}
+
+/// The reference for every value that some node computes.
+fn reference(graph: &Graph, batch: &Batch, inputs: &BTreeMap<String, Value<f64>>) -> BTreeMap<ValueId, Vec<f64>> {
+    let mut all = graph.clone();
+    all.outputs = graph.values().map(|value| (format!("v{}", value.0), value)).collect();
+    let found = interpret::<f64>(&all, &batch.dims, inputs).unwrap();
+    let floats = |value: ValueId| found[&format!("v{}", value.0)].as_floats().map(<[f64]>::to_vec);
+    graph
+        .values()
+        .filter_map(|value| Some((value, floats(value)?)))
+        .collect()
+}
+
+/// ‖got - want‖ / ‖want‖ over elements where `want` is finite; elsewhere both must be alike. Values are of order 1;
+/// a few that cancel to less are measured against that.
+fn relative_error(got: &[f64], want: &[f64], what: &str) -> f64 {
+    assert_eq!(got.len(), want.len(), "{what}");
+    let (mut difference, mut norm, mut count) = (0.0, 0.0, 0.0);
+    for (i, (&got, &want)) in got.iter().zip(want).enumerate() {
+        if want.is_finite() {
+            assert!(got.is_finite(), "{what}: element {i} is {got}, expected {want}");
+            difference += (got - want).powi(2);
+            norm += want.powi(2);
+            count += 1.0;
+        } else {
+            assert!(
+                got == want || got.is_nan() && want.is_nan(),
+                "{what}: element {i} is {got}, expected {want}"
+            );
+        }
+    }
+    if difference == 0.0 {
+        0.0
+    } else {
+        (difference / f64::max(norm, count)).sqrt()
+    }
+}
+
+/// The layer, unabsorbed or as the rewrites make it for decode.
+fn layer(config: &str, options: &LayerOptions, absorbed: bool) -> Graph {
+    let config = MlaConfig::from_inline(config).unwrap();
+    let graph = build_layer(&config, options).unwrap();
+    if !absorbed {
+        return graph;
+    }
+    let typical = Dims::new()
+        .with(Symbol::B, 8)
+        .with(Symbol::T, 1)
+        .with(Symbol::S, 4096)
+        .with(Symbol::P, 64)
+        .with(Symbol::N, 1024)
+        .with(Symbol::L, 4096);
+    rewrite(&graph, &typical, &Machine::default()).unwrap().graph
+}
+
+struct Case<'a> {
+    config: &'a str,
+    dtype: DType,
+    page_size: usize,
+    absorbed: bool,
+    fuse: bool,
+    source: Source,
+    seed: u64,
+}
+
+fn check(case: &Case) {
+    let Case {
+        config,
+        dtype,
+        page_size,
+        absorbed,
+        fuse,
+        source,
+        seed,
+    } = *case;
+    let graph = layer(
+        config,
+        &LayerOptions {
+            dtype,
+            page_size,
+            coupled_rope: false,
+        },
+        absorbed,
+    );
+    let plan = if fuse { fused(&graph) } else { unfused(&graph) }.unwrap();
+    let is_fused = plan
+        .kernels
+        .iter()
+        .any(|kernel| matches!(kernel.kind, RegionKind::Attention(_)));
+    assert_eq!(is_fused, fuse && absorbed, "{plan}");
+    let width = graph.ty(graph.input("cache").unwrap()).shape[2]
+        .value(&Dims::new())
+        .unwrap();
+    let random = &mut Random(seed);
+    let batch = batch(random, page_size, width, dtype);
+    // Rounding to bf16 at every boundary adds up over the layer; f32 is held to what one kernel may lose.
+    let tolerance = if dtype == DType::F32 { 2e-5 } else { 4e-2 };
+    check_plan(
+        &plan,
+        &batch,
+        source,
+        random,
+        tolerance,
+        &format!("{config}, seed {seed}"),
+    );
+}
+
+/// Runs the kernels one after the other and compares what each has made.
+fn check_plan(plan: &Plan, batch: &Batch, source: Source, random: &mut Random, tolerance: f64, words: &str) {
+    let inputs = inputs(&plan.graph, batch, random);
+    let want = reference(&plan.graph, batch, &inputs);
+    let memory = Memory::new(plan, &batch.dims, &inputs);
+    for region in &plan.kernels {
+        let schedule = schedule(plan, region, batch, source, random);
+        let program = build(plan, region, &schedule).unwrap();
+        memory.launch(&program, &batch.dims);
+        let result = match &region.kind {
+            RegionKind::Node(value) => *value,
+            RegionKind::Combine(combine) => combine.output,
+            RegionKind::Attention(_) => continue,
+        };
+        let got = memory.read(plan, &batch.dims, plan.view(result).unwrap());
+        let what = format!("{} of {words}, {source:?} {schedule}", region.name);
+        let error = relative_error(&got, &want[&result], &what);
+        assert!(
+            error <= tolerance,
+            "{what}: relative error {error:e}\n{:?}\n{program}",
+            batch.dims
+        );
+    }
+}
+
+/// What the layer does not use: parts of merged weights, sums over two dimensions that do not merge, biases, concats
+/// along every dimension, casts.
+fn odd_graph() -> Graph {
+    let (b, t) = (Dim::Sym(Symbol::B), Dim::Sym(Symbol::T));
+    let (f32, bf16) = (DType::F32, DType::BF16);
+    let dims = |dims: &[usize]| dims.iter().map(|&n| Dim::Const(n)).collect::<Vec<_>>();
+    let mut g = GraphBuilder::new("odd");
+    let x = g.input("x", f32, &[b, t, 6.into()]).unwrap();
+    let merged = g.input("merged", f32, &dims(&[3, 10, 6])).unwrap();
+    let part = g.slice("part", 1, 4, 5, merged).unwrap();
+    let q = g.einsum("q", "b t d, h n d -> b t h n", x, part, f32).unwrap();
+    let tail = g.slice("tail", 3, 1, 4, q).unwrap();
+    let wide = g.input("wide", f32, &dims(&[7, 3, 5])).unwrap();
+    let cut = g.slice("cut", 2, 0, 4, wide).unwrap();
+    let y = g.einsum("y", "b t h n, m h n -> b t m", tail, cut, f32).unwrap();
+    let outer = g.einsum("outer", "b t m, h n d -> b t m h n d", y, part, f32);
+    assert!(outer.is_ok());
+    let swapped = g.einsum("swapped", "h n d, b t d -> n b h t", part, x, f32).unwrap();
+    let bias = g.input("bias", f32, &dims(&[3, 4])).unwrap();
+    let biased = g.add("biased", tail, bias, f32).unwrap();
+    let scaled = g.scale("scaled", -0.3, biased, f32).unwrap();
+    let last = g.push("last", Op::Concat { axis: 3 }, &[q, scaled], f32, &[]).unwrap();
+    let heads = g
+        .push("heads", Op::Concat { axis: 2 }, &[tail, scaled], f32, &[])
+        .unwrap();
+    let half = g.push("half", Op::Cast, &[heads], bf16, &[]).unwrap();
+    let soft = g.push("soft", Op::Softmax, &[tail], f32, &[]).unwrap();
+    let gain = g.input("g_n", f32, &dims(&[4])).unwrap();
+    let norm = g.rms_norm("norm", 1e-3, tail, gain, f32).unwrap();
+    for value in [outer.unwrap(), swapped, last, half, soft, norm] {
+        let name = format!("out{}", value.0);
+        g.output(&name, value);
+    }
+    g.finish()
+}
+
+#[test]
+fn odd_nodes_agree_with_the_interpreter() {
+    let plan = unfused(&odd_graph()).unwrap();
+    for seed in 0..40 {
+        let random = &mut Random(seed);
+        let batch = batch(random, 4, 8, DType::F32);
+        let source = random.pick(&[Source::Cpu, Source::Gpu, Source::Any]);
+        // bf16 is rounded to once, at the end.
+        check_plan(&plan, &batch, source, random, 2e-3, &format!("odd nodes, seed {seed}"));
+    }
+}
+
+fn config() -> impl Strategy<Value = String> {
+    let (heads, latent) = (
+        prop_oneof![Just(1), Just(2), Just(5), Just(20)],
+        prop_oneof![Just(7), Just(16), Just(40)],
+    );
+    let (rope, nope) = (
+        prop_oneof![Just(0), Just(2), Just(24)],
+        prop_oneof![Just(3), Just(8), Just(16)],
+    );
+    let query = prop_oneof![
+        Just(String::new()),
+        Just(",d_q_latent=13".to_string()),
+        Just(",d_q_latent=32".to_string())
+    ];
+    (heads, latent, rope, nope, query).prop_map(|(heads, latent, rope, nope, query)| {
+        format!("heads={heads},d_model=24,d_latent={latent},d_rope={rope},d_nope={nope},d_v=9{query}")
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 80, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn regions_agree_with_the_interpreter(
+        config in config(),
+        dtype in prop_oneof![3 => Just(DType::F32), 1 => Just(DType::BF16), 1 => Just(DType::F16)],
+        page_size in prop_oneof![Just(1usize), Just(3), Just(16)],
+        absorbed: bool,
+        fuse: bool,
+        source in prop_oneof![Just(Source::Cpu), Just(Source::Gpu), Just(Source::Any), Just(Source::Any)],
+        seed: u64,
+    ) {
+        check(&Case { config: &config, dtype, page_size, absorbed, fuse, source, seed });
+    }
+}
+
+#[test]
+fn wide_rows_agree_with_the_interpreter() {
+    let config = "heads=16,d_model=64,d_latent=192,d_rope=64,d_nope=32,d_v=32,d_q_latent=96";
+    for (source, fuse, dtype) in [
+        (Source::Cpu, true, DType::BF16),
+        (Source::Gpu, true, DType::F32),
+        (Source::Gpu, false, DType::BF16),
+    ] {
+        for seed in 0..2 {
+            check(&Case {
+                config,
+                dtype,
+                page_size: 64,
+                absorbed: true,
+                fuse,
+                source,
+                seed,
+            });
+        }
+    }
+}
