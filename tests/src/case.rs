@@ -193,13 +193,13 @@ impl Run {
         Ok(stats)
     }
 
-    /// Puts numbers in what `region` reads and no kernel has written, so that it can run on its own.
-    pub fn fill_temporaries(&mut self, region: &Region, numbers: &mut Numbers) {
+    /// Puts normal numbers of this deviation in what `region` reads and no kernel has written, so that it can run on its own.
+    pub fn fill_temporaries(&mut self, region: &Region, numbers: &mut Numbers, deviation: f64) {
         for id in &region.reads {
             let (buffer, memory) = (&self.plan.buffers[id.0], &mut self.memory.buffers[id.0]);
             if buffer.role == BufferRole::Temp && !memory.written.iter().any(|&written| written) {
                 let elements = memory.bytes.len() / buffer.dtype.size_bytes();
-                let values = (0..elements).flat_map(|_| bytes(buffer.dtype, numbers.normal()));
+                let values = (0..elements).flat_map(|_| bytes(buffer.dtype, deviation * numbers.normal()));
                 *memory = DeviceBuffer::holding(values.collect());
             }
         }

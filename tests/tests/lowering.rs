@@ -70,7 +70,7 @@ fn run_layer(case: &Case, count: usize) -> Result<(), String> {
 fn run_attention(case: &Case, arch: Arch, picked: impl Fn(&[Schedule]) -> Vec<Schedule>) -> Result<(), String> {
     let mut run = Run::new(case);
     let [attention, combine] = attention_kernels(&run);
-    run.fill_temporaries(&attention, &mut Numbers::new(case.seed + 1));
+    run.fill_temporaries(&attention, &mut Numbers::new(case.seed.wrapping_add(1)), 1.0);
     let before = run.memory.clone();
     let combines = schedules(&run, &combine, arch)?;
     for (i, schedule) in picked(&schedules(&run, &attention, arch)?).into_iter().enumerate() {
@@ -129,12 +129,27 @@ prop_compose! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: deep(24, 1000), ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: deep(64, 2000), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn layers_are_what_the_interpreter_says(case in any_case()) {
         run_layer(&case, 1).map_err(TestCaseError::fail)?;
     }
+}
+
+/// The value and output weights meet in columns that do not lie side by side, which f32 once copied as if they did.
+#[test]
+fn f32_columns_far_apart_are_copied_one_by_one() {
+    let case = Case {
+        dtype: DType::F32,
+        page_size: 1,
+        ..case(
+            "heads=1,d_model=1,d_latent=7,d_rope=0,d_nope=1,d_v=8,d_q_latent=none",
+            &[(0, 0)],
+        )
+    };
+    assert!(case.plan().kernel("einsum_w_uv_w_o").is_some(), "{}", case.plan());
+    must(run_layer(&case, 3), &case);
 }
 
 /// Shapes that no kernel was written for, each with other pages, lengths, splits and alignments.
@@ -166,13 +181,11 @@ fn attention_of_odd_shapes() {
                     seed: shape as u64,
                     ..case(&model, lengths[shape / 3 % 5])
                 };
-                let mut numbers = Numbers::new(case.seed);
                 let pick = |all: &[Schedule]| -> Vec<Schedule> {
-                    let mut numbers = numbers.clone();
-                    (0..deep(2, 20)).map(|_| all[numbers.below(all.len())]).collect()
+                    let mut numbers = Numbers::new(case.seed);
+                    (0..deep(3, 20)).map(|_| all[numbers.below(all.len())]).collect()
                 };
                 must(run_attention(&case, Arch::Sm80, pick), &case);
-                numbers.next_bits();
                 shape += 1;
             }
         }
@@ -222,21 +235,24 @@ fn places(rows: usize, cols: usize, gemm: bool) -> TileProgram {
         form: Form::Matrix,
     };
     let mut tiles = vec![tile("acc", DType::F32, rows, cols, Space::Fragment)];
-    let [acc, zero, a, b] = [0, 1, 2, 3].map(TileId);
+    let [acc, zero_a, a, b, zero_b] = [0, 1, 2, 3, 4].map(TileId);
     let mut body = vec![tile::Stmt::Fill { dst: acc, value: 0.0 }];
     if gemm {
-        tiles.push(tile("zero", DType::F32, rows, 16 * cols, Space::Fragment));
+        tiles.push(tile("zero_a", DType::F32, rows, 16 * cols, Space::Fragment));
         tiles.push(tile("a", DType::BF16, rows, 16 * cols, Space::Shared));
         tiles.push(tile("b", DType::BF16, 16 * cols, cols, Space::Shared));
         tiles.push(tile("zero_b", DType::F32, 16 * cols, cols, Space::Fragment));
         body.extend([
-            tile::Stmt::Fill { dst: zero, value: 0.0 },
-            tile::Stmt::Stage { dst: a, src: zero },
             tile::Stmt::Fill {
-                dst: TileId(4),
+                dst: zero_a,
                 value: 0.0,
             },
-            tile::Stmt::Stage { dst: b, src: TileId(4) },
+            tile::Stmt::Stage { dst: a, src: zero_a },
+            tile::Stmt::Fill {
+                dst: zero_b,
+                value: 0.0,
+            },
+            tile::Stmt::Stage { dst: b, src: zero_b },
             tile::Stmt::Gemm {
                 acc,
                 a,
@@ -346,7 +362,8 @@ fn every_statement_is_needed() {
     };
     let mut run = Run::new(&case);
     let [attention, _] = attention_kernels(&run);
-    run.fill_temporaries(&attention, &mut Numbers::new(3));
+    // Scores so large that exponentials overflow where the maximum is not the right one.
+    run.fill_temporaries(&attention, &mut Numbers::new(3), 60.0);
     let before = run.memory.clone();
     let target = Target::for_arch(Arch::Sm80);
     for stages in [1, 2, 3] {
@@ -362,14 +379,16 @@ fn every_statement_is_needed() {
         let threads = lower(&program, &schedule, &target).unwrap();
         run.memory = before.clone();
         run.execute(&attention, &schedule, &program, &threads).unwrap();
-        let mut index = 0;
-        while let Some((mutant, what)) = without(&threads, index) {
+        let mutants = (0..).map_while(|index| without(&threads, index));
+        let mut count = 0;
+        for (mutant, what) in mutants {
             run.memory = before.clone();
-            if run.execute(&attention, &schedule, &program, &mutant).is_ok() {
-                eprintln!("SURVIVES {schedule}: statement {index} is not needed: {what}");
-            }
-            index += 1;
+            let survives = run.execute(&attention, &schedule, &program, &mutant).is_ok();
+            // Copies of the query that are not committed on their own join the next group, which is waited for with them.
+            let joins = what.contains("CopyCommit");
+            assert!(!survives || joins, "{schedule}: nobody misses {what} of\n{threads}");
+            count += 1;
         }
-        eprintln!("{index} mutants");
+        assert!(count > 40, "{count} statements");
     }
 }

@@ -261,11 +261,11 @@ fn contraction_schedules(m: usize, n: usize, k: usize) -> Vec<Schedule> {
     found
 }
 
-/// Each warp has whole rows.
+/// Each warp has whole rows. Blocks of fewer than four warps would leave an SM's other threads empty.
 fn row_schedules(rows: usize, widths: impl IntoIterator<Item = usize>) -> Vec<Schedule> {
     let mut found = Vec::new();
     for block_n in widths {
-        for warps_m in [1, 2, 4, 8] {
+        for warps_m in [4, 8] {
             let heights = [1, 2, 4].map(|each| each * warps_m).into_iter();
             let of = |block_m| Schedule {
                 block_m,
@@ -277,7 +277,7 @@ fn row_schedules(rows: usize, widths: impl IntoIterator<Item = usize>) -> Vec<Sc
             };
             found.extend(
                 heights
-                    .filter(|&block_m| block_m == 1 || block_m < rows.saturating_mul(2))
+                    .filter(|&block_m| block_m == 4 || block_m < rows.saturating_mul(2))
                     .map(of),
             );
         }

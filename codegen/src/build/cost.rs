@@ -4,7 +4,8 @@
 //! Per block it adds up, walking the program with loop counts at typical dimensions: multiply-adds of gemms, bytes that
 //! warps read from shared memory for them (each warp reads 16 · tiles_m rows of a and 8 · tiles_n of b a step, so that
 //! warps_n warps read the same a), bytes moved from and to device memory, elementwise operations, and steps that end in
-//! a barrier. Blocks run in waves of as many as fit an SM.
+//! a barrier. Loads of a pipelined loop overlap with what the block computes, those of a loop with one stage do not. Blocks
+//! run in waves of as many as fit an SM.
 
 use crate::lower::shared_bytes;
 use crate::schedule::Schedule;
@@ -16,8 +17,10 @@ use mlafuse_ir::target::Target;
 const REGISTERS_BESIDES: usize = 64;
 /// Bytes that shared memory gives an SM a second: 128 a clock at 1.5 GHz.
 const SHARED_BYTES_PER_S: f64 = 128.0 * 1.5e9;
-/// A barrier with the wait before it.
-const STEP_S: f64 = 0.25e-6;
+/// A barrier, or the first instructions of a step, which nothing hides.
+const STEP_S: f64 = 0.08e-6;
+/// With this many warps an SM's tensor cores are half idle.
+const IDLE_WARPS: f64 = 2.0;
 /// A load from device memory that nothing hides.
 const LATENCY_S: f64 = 0.8e-6;
 /// The second-level cache against device memory.
@@ -70,11 +73,18 @@ pub(super) fn seconds(program: &TileProgram, schedule: &Schedule, target: &Targe
     let sharing = (blocks / sms).ceil().min(resident);
     let busy = (work.gemm_flops * sms / target.tensor_flops).max(work.shared_bytes / SHARED_BYTES_PER_S)
         + work.elementwise * sms / target.fma_flops;
-    let latency = if schedule.stages > 1 { 0.0 } else { LATENCY_S };
-    let alone = busy + work.steps * STEP_S + work.loads * latency;
-    let compute = waves * alone.max(busy * sharing);
-    let memory = blocks * work.device_bytes / (L2_SPEEDUP * target.dram_bytes_per_s);
-    compute.max(memory) + 0.1 * compute.min(memory)
+    // Few warps leave the tensor cores waiting for each instruction's operands.
+    let warps = sharing * schedule.threads() as f64 / 32.0;
+    let busy = busy * (warps + IDLE_WARPS) / warps;
+    let loading = work.device_bytes * sms / (L2_SPEEDUP * target.dram_bytes_per_s);
+    let computing = busy + work.steps * STEP_S;
+    // With several stages the next loads are under way meanwhile; with one, nothing but other blocks of the SM hides them.
+    let alone = match schedule.stages {
+        1 => computing + loading + work.loads * LATENCY_S,
+        _ => computing.max(loading),
+    };
+    // What overlaps still gets in the way a little: between equals, less traffic wins.
+    waves * (alone.max(sharing * busy.max(loading)) + 0.1 * sharing * loading)
 }
 
 /// Blocks of an SM at a time, at least one.
@@ -82,7 +92,12 @@ fn resident_blocks(needs: Needs, schedule: &Schedule, target: &Target) -> usize 
     let threads = schedule.threads();
     let by_shared = target.shared_per_sm / (needs.shared + SHARED_RESERVED);
     let by_registers = target.registers_per_sm / (needs.registers * threads);
-    by_shared.min(by_registers).min(target.threads_per_sm / threads).max(1)
+    let by_threads = target.threads_per_sm / threads;
+    by_shared
+        .min(by_registers)
+        .min(by_threads)
+        .min(target.blocks_per_sm)
+        .max(1)
 }
 
 /// `dims`, and where nothing says how many splits there are, as many as fill the part's `places` for blocks once.

@@ -55,15 +55,18 @@ impl Cx<'_> {
             let to = self.element_address(dst, base, row.clone(), &row.bit_and(7), col.clone() + cols.start);
             let pointer = self.pointer(src);
             body.extend(match bytes >= 4 {
-                true => copy_async(
-                    dtype,
-                    bytes,
-                    to,
-                    pointer,
-                    from.start,
-                    from.present,
-                    self.there(src, cols, col, elems),
-                ),
+                true => {
+                    let index = from.start + col.clone().cast(Ty::I64) * self.wide(&src.col_stride);
+                    copy_async(
+                        dtype,
+                        bytes,
+                        to,
+                        pointer,
+                        index,
+                        from.present,
+                        self.there(src, cols, col, elems),
+                    )
+                }
                 false => self.copy_plain(dtype, to, src, from.start, from.present, col),
             });
             body
@@ -439,15 +442,12 @@ fn copy_async(
     bytes: usize,
     to: Expr,
     pointer: Expr,
-    start: Expr,
+    index: Expr,
     present: Expr,
     there: Expr,
 ) -> Vec<Stmt> {
-    let there = present.clone().select(there * dtype.size_bytes(), Expr::Int(0));
-    let elems = bytes / dtype.size_bytes();
-    let index = Expr::name("there")
-        .equals(Expr::Int(0))
-        .select(Expr::Int(0), start + (Expr::name("piece") * elems).cast(Ty::I64));
+    let there = present.select(there * dtype.size_bytes(), Expr::Int(0));
+    let index = Expr::name("there").equals(Expr::Int(0)).select(Expr::Int(0), index);
     vec![
         let_stmt(Ty::I32, "there", there),
         Stmt::Do {

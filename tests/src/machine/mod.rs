@@ -124,3 +124,6 @@ fn fault(program: &ThreadProgram, block: [usize; 3], what: String, statement: &s
         statement: statement.into(),
     }
 }
+
+#[cfg(test)]
+mod tests;
