@@ -124,7 +124,7 @@ pub(super) fn renamed(program: &TileProgram) -> TileProgram {
         .chain(program.tiles.iter_mut().map(|t| &mut t.name))
         .chain(&mut program.vars);
     for name in names {
-        if RESERVED.contains(&name.as_str()) || name.ends_with('_') || name.ends_with("_stage") {
+        if RESERVED.contains(&name.as_str()) || name.ends_with('_') || name.starts_with("stage_of_") {
             name.push('_');
         }
     }

@@ -118,7 +118,7 @@ impl Cx<'_> {
 
     /// The name of the stage that the present iteration of `var`'s loop uses.
     pub(super) fn stage_name(&self, var: VarId) -> String {
-        format!("{}_stage", self.var_name(var))
+        format!("stage_of_{}", self.var_name(var))
     }
 
     /// What a synchronisation pass sees of an op that touches `tile` in the present iteration.
