@@ -1,7 +1,7 @@
 //! From tile programs to thread programs, for the sm_80 family: `mma.sync`, `ldmatrix`, `cp.async`.
 //!
 //! Assigns a layout to every fragment and a swizzled place to every shared tile, pipelines the loads of marked loops,
-//! lowers each tile op to loops over registers, and leaves barriers and waits to one def-use pass ([`sync`]).
+//! lowers each tile op to loops over registers, and leaves barriers and waits to one def-use pass (`sync`).
 
 mod copy;
 mod fragment;

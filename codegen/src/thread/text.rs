@@ -77,7 +77,8 @@ fn statement(f: &mut Formatter<'_>, stmt: &Stmt, depth: usize) -> fmt::Result {
         Stmt::Scope { body } => block(f, "", body, depth),
         Stmt::Do { intrinsic, args } => {
             let args: Vec<String> = args.iter().map(Expr::to_string).collect();
-            writeln!(f, "{pad}{intrinsic:?} {}", args.join(", "))
+            let line = format!("{pad}{intrinsic:?} {}", args.join(", "));
+            writeln!(f, "{}", line.trim_end())
         }
         Stmt::Return => writeln!(f, "{pad}return"),
     }

@@ -14,10 +14,14 @@ use mlafuse_runtime::nvrtc::Nvrtc;
 use mlafuse_runtime::{CompiledKernel, compile_region};
 use rayon::prelude::*;
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 
 pub fn run(args: &Args, layer: &Layer) -> Result<Report> {
     let plan = layer.plan()?;
-    let kernels = compile(layer, &plan, &chosen(&plan, args.kernel.as_deref())?)?;
+    let regions = chosen(&plan, args.kernel.as_deref())?;
+    let start = Instant::now();
+    let kernels = compile(layer, &plan, &regions)?;
+    let ready = start.elapsed();
     match args.stage {
         Stage::Ptx => {
             let texts: Vec<KernelText> = kernels.into_iter().map(text).collect();
@@ -30,7 +34,7 @@ pub fn run(args: &Args, layer: &Layer) -> Result<Report> {
             }
             published(files)
         }
-        _ => resources(args, layer, &kernels),
+        _ => resources(args, layer, &kernels, ready),
     }
 }
 
@@ -57,7 +61,7 @@ fn text(kernel: CompiledKernel) -> KernelText {
     }
 }
 
-fn resources(args: &Args, layer: &Layer, kernels: &[CompiledKernel]) -> Result<Report> {
+fn resources(args: &Args, layer: &Layer, kernels: &[CompiledKernel], ready: Duration) -> Result<Report> {
     let heading = [
         ("kernel", Align::Left),
         ("schedule", Align::Left),
@@ -72,19 +76,49 @@ fn resources(args: &Args, layer: &Layer, kernels: &[CompiledKernel]) -> Result<R
     ];
     let rows: Vec<_> = kernels.iter().map(row).collect();
     let text = format!(
-        "{} ({})\n{}",
+        "{} ({})\n{}{}\n",
         layer.target.name,
         layer.target.arch,
-        table(heading, &rows)
+        table(heading, &rows),
+        readiness(kernels, ready)
     );
     let objects: Vec<Value> = kernels.iter().map(|kernel| object(kernel, layer)).collect();
-    let json = json!({ "gpu": layer.target.name, "arch": layer.target.arch.to_string(), "kernels": objects });
+    let json = json!({ "gpu": layer.target.name, "arch": layer.target.arch.to_string(),
+        "kernels": objects, "ready_ms": milliseconds(ready) });
     let Some(out) = &args.out else {
         return Ok(Report::new(text, json));
     };
     let mut files = OutFiles::new(out)?;
     files.write("resources.json", format!("{json:#}\n"))?;
     published(files)
+}
+
+/// How long it took until all kernels were there, and where they came from.
+fn readiness(kernels: &[CompiledKernel], ready: Duration) -> String {
+    let (cached, compiled): (Vec<_>, Vec<_>) = kernels.iter().partition(|kernel| kernel.from_cache);
+    let nvrtc = |kernels: &[&CompiledKernel]| kernels.iter().map(|kernel| kernel.compile_ms).sum::<f64>();
+    let from = |count: usize, words: String| (count > 0).then(|| format!("{count} {words}"));
+    let parts = [
+        from(
+            compiled.len(),
+            format!("compiled by NVRTC ({:.0} ms of its time)", nvrtc(&compiled)),
+        ),
+        from(
+            cached.len(),
+            format!("from the kernel cache (NVRTC had taken {:.0} ms)", nvrtc(&cached)),
+        ),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    format!(
+        "{} kernels in {:.1} ms: {}",
+        kernels.len(),
+        milliseconds(ready),
+        parts.join(", ")
+    )
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }
 
 fn row(kernel: &CompiledKernel) -> [String; 10] {
