@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use serde::Deserialize;
 
-use crate::safetensors_file::{MAX_HEADER_BYTES, io_error, near_names, regular_file_bytes, with_shape};
+use crate::safetensors_file::{MAX_HEADER_BYTES, io_error, near_names, regular_file_bytes};
 use crate::{HostTensor, Result, SafetensorsFile, TensorError};
 
 const SINGLE_FILE: &str = "model.safetensors";
@@ -22,6 +22,8 @@ const INDEX_FILE: &str = "model.safetensors.index.json";
 #[derive(Debug)]
 pub struct Checkpoint {
     dir: PathBuf,
+    /// The file that names the tensors: the single file, or the index.
+    listing: PathBuf,
     shards: Vec<Shard>,
     /// Tensor name to index in `shards`.
     shard_of: BTreeMap<String, usize>,
@@ -68,6 +70,7 @@ impl Checkpoint {
         };
         Ok(Self {
             dir: dir.into(),
+            listing: path.into(),
             shards: vec![shard],
             shard_of,
         })
@@ -98,6 +101,7 @@ impl Checkpoint {
         tracing::debug!(index = %index.display(), shards = shards.len(), tensors = shard_of.len(), "read index");
         Ok(Self {
             dir: dir.into(),
+            listing: index.into(),
             shards,
             shard_of,
         })
@@ -124,14 +128,7 @@ impl Checkpoint {
     /// [`TensorError::MissingTensor`], with up to three near names; those of
     /// [`SafetensorsFile::open`] and [`SafetensorsFile::tensor`] for its shard.
     pub fn tensor(&self, name: &str) -> Result<HostTensor> {
-        match self.shard_of.get(name) {
-            Some(&shard) => self.shards[shard].open()?.tensor(name),
-            None => Err(TensorError::MissingTensor {
-                path: self.dir.clone(),
-                name: name.to_owned(),
-                near: near_names(name, self.names()),
-            }),
-        }
+        self.file_of(name)?.tensor(name)
     }
 
     /// The tensor, of any type, which must have this shape.
@@ -139,7 +136,19 @@ impl Checkpoint {
     /// # Errors
     /// As [`tensor`](Self::tensor), and [`TensorError::TensorShape`].
     pub fn tensor_shaped(&self, name: &str, shape: &[usize]) -> Result<HostTensor> {
-        with_shape(self.tensor(name)?, &self.dir, name, shape)
+        self.file_of(name)?.tensor_shaped(name, shape)
+    }
+
+    /// The file that holds a tensor.
+    fn file_of(&self, name: &str) -> Result<&SafetensorsFile> {
+        match self.shard_of.get(name) {
+            Some(&shard) => self.shards[shard].open(),
+            None => Err(TensorError::MissingTensor {
+                path: self.listing.clone(),
+                name: name.to_owned(),
+                near: near_names(name, self.names()),
+            }),
+        }
     }
 }
 

@@ -126,7 +126,7 @@ impl SafetensorsFile {
     }
 }
 
-pub(crate) fn with_shape(tensor: HostTensor, path: &Path, name: &str, shape: &[usize]) -> Result<HostTensor> {
+fn with_shape(tensor: HostTensor, path: &Path, name: &str, shape: &[usize]) -> Result<HostTensor> {
     if tensor.shape() != shape {
         return Err(TensorError::TensorShape {
             path: path.into(),
