@@ -8,7 +8,7 @@ use mlafuse_codegen::build::build;
 use mlafuse_codegen::lower::lower;
 use mlafuse_codegen::schedule::Schedule;
 use mlafuse_codegen::thread::ThreadProgram;
-use mlafuse_codegen::tile::{Binary, Expr, ParamKind, TileProgram};
+use mlafuse_codegen::tile::{ParamKind, TileProgram};
 use mlafuse_ir::config::MlaConfig;
 use mlafuse_ir::layer::{LayerOptions, build_layer};
 use mlafuse_ir::plan::{self, BufferRole, Plan, Region, View};
@@ -213,10 +213,8 @@ impl Run {
     }
 
     fn grid(&self, program: &TileProgram) -> [usize; 3] {
-        program.grid.each_ref().map(|e| {
-            let blocks = scalar(e, program, &self.dims).unwrap_or_else(|| panic!("grid of `{}`: {e:?}", program.name));
-            usize::try_from(blocks).expect("a grid is not negative")
-        })
+        let grid = program.grid_size(&self.dims).expect("every symbol is bound");
+        grid.map(|blocks| usize::try_from(blocks).expect("a grid is not negative"))
     }
 
     /// Every index of a view with the element's place in its buffer, in row-major order.
@@ -386,30 +384,4 @@ fn cache(case: &Case, dims: &Dims, elements: usize, numbers: &mut Numbers) -> De
         }
     }
     cache
-}
-
-/// The value of a scalar expression of parameters.
-fn scalar(e: &Expr, program: &TileProgram, dims: &Dims) -> Option<i64> {
-    Some(match e {
-        Expr::Int(n) => *n,
-        Expr::Param(param) => match program.param(*param).kind {
-            ParamKind::Scalar(symbol) => dims.get(symbol)? as i64,
-            ParamKind::Tensor { .. } => return None,
-        },
-        Expr::Unary(mlafuse_codegen::tile::Unary::Wide, a) => scalar(a, program, dims)?,
-        Expr::Binary(op, a, b) => {
-            let (a, b) = (scalar(a, program, dims)?, scalar(b, program, dims)?);
-            match op {
-                Binary::Add => a + b,
-                Binary::Sub => a - b,
-                Binary::Mul => a * b,
-                Binary::Div => a.checked_div(b)?,
-                Binary::Rem => a.checked_rem(b)?,
-                Binary::Min => a.min(b),
-                Binary::Max => a.max(b),
-                _ => return None,
-            }
-        }
-        _ => return None,
-    })
 }

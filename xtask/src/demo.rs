@@ -25,71 +25,30 @@ const OUTPUT_FOLDER: &str = "target/demo";
 
 struct Step {
     shows: &'static str,
-    args: &'static [&'static str],
+    /// Words after `mlafuse`, apart by spaces.
+    args: &'static str,
 }
 
 const STEPS: &[Step] = &[
     Step {
         shows: "what this machine has: NVRTC, driver, CPU features",
-        args: &["doctor"],
+        args: "doctor",
     },
     Step {
         shows: "the layer after the rewrites: W_UK and W_UV are absorbed",
-        args: &[
-            "emit",
-            "--model",
-            "examples/deepseek-v3-tiny",
-            "--phase",
-            "decode",
-            "--arch",
-            "sm_80",
-            "--stage",
-            "rewritten",
-        ],
+        args: "emit --model examples/deepseek-v3-tiny --phase decode --arch sm_80 --stage rewritten",
     },
     Step {
         shows: "the plan: what was fused, what was not and why",
-        args: &[
-            "emit",
-            "--model",
-            "examples/deepseek-v3-tiny",
-            "--phase",
-            "decode",
-            "--arch",
-            "sm_80",
-            "--stage",
-            "plan",
-        ],
+        args: "emit --model examples/deepseek-v3-tiny --phase decode --arch sm_80 --stage plan",
     },
     Step {
         shows: "the fused kernels, compiled by NVRTC: registers, spills, shared memory",
-        args: &[
-            "emit",
-            "--model",
-            "examples/deepseek-v3-tiny",
-            "--phase",
-            "decode",
-            "--arch",
-            "sm_80",
-            "--stage",
-            "resources",
-        ],
+        args: "emit --model examples/deepseek-v3-tiny --phase decode --arch sm_80 --stage resources",
     },
     Step {
         shows: "the fused layer, prefill and decode, on the CPU against expected outputs",
-        args: &[
-            "run",
-            "--checkpoint",
-            "examples/deepseek-v3-tiny",
-            "--input",
-            "examples/deepseek-v3-tiny/io.safetensors",
-            "--output",
-            "target/demo/out.safetensors",
-            "--expect",
-            "examples/deepseek-v3-tiny/io.safetensors",
-            "--device",
-            "cpu",
-        ],
+        args: "run --checkpoint examples/deepseek-v3-tiny --input examples/deepseek-v3-tiny/io.safetensors --output target/demo/out.safetensors --expect examples/deepseek-v3-tiny/io.safetensors --device cpu",
     },
 ];
 
@@ -107,8 +66,8 @@ pub fn run(root: &Path) -> Result<ExitCode> {
     std::fs::create_dir_all(&output).with_context(|| format!("cannot make the folder {}", output.display()))?;
     for (number, step) in STEPS.iter().enumerate() {
         println!("\n[{}/{}] {}", number + 1, STEPS.len(), step.shows);
-        println!("$ cargo {} {}", MLAFUSE.join(" "), step.args.join(" "));
-        let status = status(cargo(root, MLAFUSE).args(step.args))?;
+        println!("$ cargo {} {}", MLAFUSE.join(" "), step.args);
+        let status = status(cargo(root, MLAFUSE).args(step.args.split(' ')))?;
         if !status.success() {
             eprintln!("demo: step {} failed: {status}", number + 1);
             return Ok(exit_code(status));

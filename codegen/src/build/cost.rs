@@ -9,7 +9,7 @@
 
 use crate::lower::shared_bytes;
 use crate::schedule::Schedule;
-use crate::tile::{Binary, Expr, Form, ParamKind, Rows, Space, Stmt, Tile, TileId, TileProgram, Unary, VarId};
+use crate::tile::{Expr, Form, Rows, Space, Stmt, Tile, TileId, TileProgram, VarId};
 use mlafuse_ir::size::{Dims, Symbol};
 use mlafuse_ir::target::Target;
 
@@ -229,30 +229,11 @@ impl Walk<'_> {
 
     /// An integer expression, in the first block; what is loaded is a length, so it has the longest.
     fn eval(&self, expr: &Expr) -> Option<i64> {
-        match expr {
-            Expr::Int(n) => Some(*n),
-            Expr::Param(id) => match self.program.param(*id).kind {
-                ParamKind::Scalar(symbol) => self.dims.get(symbol).map(|n| n as i64),
-                ParamKind::Tensor { .. } => None,
-            },
+        expr.integer(&|leaf| match leaf {
             Expr::Var(var) => *self.vars.get(var.0)?,
             Expr::Block(_) => Some(0),
             Expr::Load(..) => self.dims.get(Symbol::S).map(|n| n as i64),
-            Expr::Unary(Unary::Wide, a) => self.eval(a),
-            Expr::Binary(op, a, b) => {
-                let (a, b) = (self.eval(a)?, self.eval(b)?);
-                match op {
-                    Binary::Add => a.checked_add(b),
-                    Binary::Sub => a.checked_sub(b),
-                    Binary::Mul => a.checked_mul(b),
-                    Binary::Div => a.checked_div(b),
-                    Binary::Rem => a.checked_rem(b),
-                    Binary::Min => Some(a.min(b)),
-                    Binary::Max => Some(a.max(b)),
-                    _ => None,
-                }
-            }
-            _ => None,
-        }
+            other => self.program.scalar(other, &self.dims),
+        })
     }
 }

@@ -50,6 +50,25 @@ pub enum Binary {
     And,
 }
 
+impl Binary {
+    /// The operation on integers; `None` on overflow and division by zero.
+    fn integer(self, a: i64, b: i64) -> Option<i64> {
+        match self {
+            Binary::Add => a.checked_add(b),
+            Binary::Sub => a.checked_sub(b),
+            Binary::Mul => a.checked_mul(b),
+            Binary::Div => a.checked_div(b),
+            Binary::Rem => a.checked_rem(b),
+            Binary::Min => Some(a.min(b)),
+            Binary::Max => Some(a.max(b)),
+            Binary::Lt => Some((a < b).into()),
+            Binary::Le => Some((a <= b).into()),
+            Binary::Eq => Some((a == b).into()),
+            Binary::And => Some((a != 0 && b != 0).into()),
+        }
+    }
+}
+
 /// An expression. In [`super::Stmt::Map`] it is evaluated once per element, elsewhere once per block.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Expr {
@@ -151,6 +170,21 @@ impl Expr {
     /// `if self { then } else { otherwise }`.
     pub fn select(self, then: impl Into<Expr>, otherwise: impl Into<Expr>) -> Expr {
         Expr::Select(Box::new(self), Box::new(then.into()), Box::new(otherwise.into()))
+    }
+
+    /// The value of an integer expression (truth is 1), where `leaf` says what parameters, variables, blocks and loads are;
+    /// `None` where it does not, where the expression is no integer's, and on overflow or division by zero.
+    pub fn integer(&self, leaf: &dyn Fn(&Expr) -> Option<i64>) -> Option<i64> {
+        match self {
+            Expr::Int(n) => Some(*n),
+            Expr::Unary(Unary::Wide, a) => a.integer(leaf),
+            Expr::Binary(op, a, b) => op.integer(a.integer(leaf)?, b.integer(leaf)?),
+            Expr::Select(cond, a, b) => match cond.integer(leaf)? {
+                0 => b.integer(leaf),
+                _ => a.integer(leaf),
+            },
+            leaf_expr => leaf(leaf_expr),
+        }
     }
 
     /// Calls `visit` on this expression and everything in it.

@@ -16,7 +16,7 @@ pub use text::stmt_text;
 pub use verify::{Fault, ScalarKind, TileError, verify};
 
 use mlafuse_ir::plan::BufferId;
-use mlafuse_ir::size::Symbol;
+use mlafuse_ir::size::{Dims, Symbol};
 use mlafuse_tensor::DType;
 
 pub use mlafuse_ir::graph::Pairing;
@@ -328,6 +328,24 @@ impl TileProgram {
     /// The declaration of `id`.
     pub fn param(&self, id: ParamId) -> &Param {
         &self.params[id.0]
+    }
+
+    /// The blocks along x, y and z of a launch of the sizes in `dims`; `None` where a symbol is unbound or a size overflows.
+    pub fn grid_size(&self, dims: &Dims) -> Option<[i64; 3]> {
+        let scalar = |leaf: &Expr| self.scalar(leaf, dims);
+        let [x, y, z] = &self.grid;
+        Some([x.integer(&scalar)?, y.integer(&scalar)?, z.integer(&scalar)?])
+    }
+
+    /// The value of `expr` if it is a scalar parameter whose symbol is bound.
+    pub fn scalar(&self, expr: &Expr, dims: &Dims) -> Option<i64> {
+        match expr {
+            Expr::Param(id) => match self.param(*id).kind {
+                ParamKind::Scalar(symbol) => dims.get(symbol).and_then(|n| i64::try_from(n).ok()),
+                ParamKind::Tensor { .. } => None,
+            },
+            _ => None,
+        }
     }
 
     /// Element type of the tensor parameter `id`; `None` for a scalar.

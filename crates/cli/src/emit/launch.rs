@@ -2,7 +2,6 @@
 
 use super::Args;
 use super::compiled::compile;
-use super::expr::integer;
 use super::inputs::{Memory, is_cache, kv_lens, memory, shape};
 use super::layer::{Layer, chosen};
 use super::reference::{Expected, Splits, expected};
@@ -10,7 +9,7 @@ use super::stage::published;
 use crate::files::OutFiles;
 use crate::output::Report;
 use crate::progress::Progress;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use mlafuse_codegen::tile::{Access, ParamKind};
 use mlafuse_ir::plan::{Plan, Region, RegionKind};
 use mlafuse_ir::size::{Dims, Symbol};
@@ -138,8 +137,9 @@ impl Repro<'_> {
 
     fn launch(&self, args: Vec<Value>) -> Result<Value> {
         let name = &self.region.name;
-        let blocks = |expr| integer(&self.kernel.tile, expr, self.dims);
-        let grid = self.kernel.tile.grid.iter().map(blocks).collect::<Result<Vec<_>>>()?;
+        let Some(grid) = self.kernel.tile.grid_size(self.dims) else {
+            bail!("kernel {name}: the grid's size is no integer of its scalar parameters");
+        };
         Ok(json!({
             "ptx": format!("{name}.ptx"),
             "entry": name,

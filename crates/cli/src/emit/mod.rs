@@ -1,7 +1,6 @@
 //! `mlafuse emit`: a layer at any stage on its way from graph to machine code.
 
 mod compiled;
-mod expr;
 mod inputs;
 mod kernels;
 mod launch;

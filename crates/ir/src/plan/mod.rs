@@ -420,32 +420,13 @@ fn kernel_name(wanted: &str, names: &mut BTreeSet<String>) -> String {
     name
 }
 
-fn op_name(op: &Op) -> &'static str {
-    match op {
-        Op::Input { .. } => "input",
-        Op::Einsum(_) => "einsum",
-        Op::RmsNorm { .. } => "rms_norm",
-        Op::Rope { .. } => "rope",
-        Op::Scale { .. } => "scale",
-        Op::Add => "add",
-        Op::Mask => "mask",
-        Op::Softmax => "softmax",
-        Op::Slice { .. } => "slice",
-        Op::Concat { .. } => "concat",
-        Op::Reshape => "reshape",
-        Op::Cast => "cast",
-        Op::CacheWrite => "cache_write",
-        Op::CacheRead => "cache_read",
-    }
-}
-
 /// Turns a draft into its kernels: one, or attention and its combine.
 fn add_kernels(plan: &mut Plan, draft: Draft, names: &mut BTreeSet<String>) {
     match draft.kind {
         DraftKind::Node(value) => {
             let node = plan.graph.node(value);
             // `einsum_q_nope`, but `cache_write` where the node is named after its op.
-            let op = op_name(&node.op);
+            let op = node.op.word();
             let named = node
                 .name
                 .strip_prefix(op)
