@@ -27,8 +27,8 @@ struct Job {
     target: Target,
 }
 
-/// The kernels of `model` that `wanted` keeps, for each architecture. Plans are made for decode.
-fn jobs(model: Model, kind: PlanKind, archs: &[Arch], wanted: fn(&RegionKind) -> bool) -> Vec<Job> {
+/// The kernels of `model` that `wanted` keeps, for each architecture, in a plan for launches of the sizes in `dims`.
+fn jobs(model: Model, kind: PlanKind, dims: &Dims, archs: &[Arch], wanted: fn(&RegionKind) -> bool) -> Vec<Job> {
     let (name, dtype) = model;
     let config = preset(name)
         .or_else(|_| MlaConfig::from_inline(name))
@@ -42,11 +42,10 @@ fn jobs(model: Model, kind: PlanKind, archs: &[Arch], wanted: fn(&RegionKind) ->
         },
     )
     .expect("a layer");
-    let dims = launch_dims(1, 1, 4096, 64);
     let mut jobs = Vec::new();
     for &arch in archs {
         let target = Target::for_arch(arch);
-        let plan = plan_for(&graph, kind, &dims, &machine(&target, dtype))
+        let plan = plan_for(&graph, kind, dims, &machine(&target, dtype))
             .expect("a plan")
             .plan;
         for region in plan.kernels.iter().filter(|region| wanted(&region.kind)) {
@@ -158,6 +157,11 @@ fn check(nvrtc: &Nvrtc, jobs: &[Job]) {
     println!("{}", table.join("\n"));
 }
 
+/// One new token after 4,095.
+fn decode() -> Dims {
+    launch_dims(1, 1, 4096, 64)
+}
+
 #[test]
 fn attention_fits_every_architecture() {
     let Some(nvrtc) = nvrtc_or_skip() else { return };
@@ -176,7 +180,7 @@ fn attention_fits_every_architecture() {
         ("heads=16,d_model=64,d_latent=960,d_rope=64", DType::BF16),
         ("heads=7,d_model=64,d_latent=50,d_rope=6", DType::F32),
     ] {
-        all.extend(jobs(model, PlanKind::Fused, &archs, fused));
+        all.extend(jobs(model, PlanKind::Fused, &decode(), &archs, fused));
     }
     check(&nvrtc, &all);
 }
@@ -187,7 +191,16 @@ fn every_node_has_a_kernel() {
     let odd = "heads=3,d_model=40,d_latent=50,d_rope=6,d_nope=10,d_v=12,d_q_latent=22";
     let mut all = Vec::new();
     for model in [("deepseek-v3", DType::BF16), (odd, DType::BF16), (odd, DType::F32)] {
-        all.extend(jobs(model, PlanKind::Unfused, &[Arch::Sm80, Arch::Sm120], |_| true));
+        all.extend(jobs(model, PlanKind::Unfused, &decode(), &known(&nvrtc), |_| true));
     }
+    let prefill = launch_dims(1, 1024, 1024, 64);
+    let ends = [Arch::Sm80, Arch::Sm120];
+    all.extend(jobs(
+        ("deepseek-v3", DType::BF16),
+        PlanKind::Unfused,
+        &prefill,
+        &ends,
+        |_| true,
+    ));
     check(&nvrtc, &all);
 }
