@@ -1,5 +1,5 @@
 //! Compiles generated kernels for every architecture and holds them to their resources: no register in memory, no stack, no
-//! more shared memory than a block may have. Needs NVRTC, and no GPU.
+//! more shared memory than a block may have, and PTX that ptxsim reads. Needs NVRTC, and no GPU.
 
 use mlafuse::{PlanKind, launch_dims, machine, plan_for};
 use mlafuse_ir::config::MlaConfig;
@@ -13,6 +13,7 @@ use mlafuse_runtime::compile_region;
 use mlafuse_runtime::nvrtc::testing::nvrtc_or_skip;
 use mlafuse_runtime::nvrtc::{CudaSource, Nvrtc};
 use mlafuse_tensor::DType;
+use ptxsim::ast::{FunctionKind, Item, Module};
 use rayon::prelude::*;
 
 /// A model (a preset or an inline shape) and its storage type.
@@ -102,6 +103,24 @@ fn compile(job: &Job, nvrtc: &Nvrtc, cache: &KernelCache) -> Line {
             };
         }
     };
+    let entry = |module: &Module| {
+        let mut functions = module.items.iter().filter_map(|item| match item {
+            Item::Function(function) => Some(function),
+            Item::Variable(_) => None,
+        });
+        functions.any(|function| function.kind == FunctionKind::Entry && function.name == kernel.name)
+    };
+    match ptxsim::parse::parse(&kernel.ptx) {
+        Ok(module) if entry(&module) && module.target == target.arch.to_string() => {}
+        Ok(_) => {
+            let text = format!("{head} its PTX has no such entry for this architecture");
+            return Line { text, fault: true };
+        }
+        Err(error) => {
+            let text = format!("{head} its PTX does not parse: {error}");
+            return Line { text, fault: true };
+        }
+    }
     // From the cache, with what its log said.
     let source = CudaSource {
         name: format!("{}.cu", kernel.name),

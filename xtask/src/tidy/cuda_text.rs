@@ -8,6 +8,8 @@ const CUDA: &[&str] = &["__global__", "__shared__", "asm volatile", "#pragma"];
 const MNEMONICS: &[&str] = &["mma.sync", "ldmatrix", "cp.async", "ex2.approx", "bar.sync"];
 const PRINTER: &str = "codegen/src/cuda/";
 const TABLE: &str = "codegen/src/cuda/intrinsics.rs";
+/// Reads PTX, so that it has to name what it reads.
+const READER: &str = "crates/ptxsim/";
 
 /// In code and strings, tests included: a test of another part has no business with CUDA text.
 pub fn only_in_the_printer(repo: &Repo) -> Vec<Finding> {
@@ -31,7 +33,7 @@ pub fn only_in_the_printer(repo: &Repo) -> Vec<Finding> {
 pub fn mnemonics_in_one_table(repo: &Repo) -> Vec<Finding> {
     let sources = repo
         .sources()
-        .filter(|(file, _)| file.is_product() && file.path != TABLE);
+        .filter(|(file, _)| file.is_product() && file.path != TABLE && !file.path.starts_with(READER));
     sources
         .flat_map(|(file, source)| {
             let message = format!("is a PTX mnemonic: it belongs to {TABLE}");

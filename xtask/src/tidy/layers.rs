@@ -27,7 +27,18 @@ const ALL: &[&str] = &[
 
 const LAYERS: &[Layer] = &[
     layer("mlafuse-cli", ALL),
-    layer("mlafuse-tests", ALL),
+    layer(
+        "mlafuse-tests",
+        &[
+            "mlafuse",
+            "mlafuse-runtime",
+            "mlafuse-cpu",
+            "mlafuse-codegen",
+            "mlafuse-ir",
+            "mlafuse-tensor",
+            "ptxsim",
+        ],
+    ),
     layer("mlafuse-benches", ALL),
     layer(
         "mlafuse",
@@ -41,6 +52,7 @@ const LAYERS: &[Layer] = &[
     layer("mlafuse-codegen", &["mlafuse-ir", "mlafuse-tensor"]),
     layer("mlafuse-ir", &["mlafuse-tensor"]),
     layer("mlafuse-tensor", &[]),
+    layer("ptxsim", &[]),
     layer("xtask", &[]),
 ];
 

@@ -20,7 +20,10 @@ fn faults(file: &File) -> Vec<Finding> {
         return findings;
     }
     let Some(text) = &file.text else {
-        add(1, "not text: only safetensors files under examples/ may be binary");
+        add(
+            1,
+            "not text: only safetensors files under examples/ and testdata/ may be binary",
+        );
         return findings;
     };
     for (index, line) in text.split('\n').enumerate() {
@@ -34,8 +37,11 @@ fn faults(file: &File) -> Vec<Finding> {
     findings
 }
 
+/// Files as a program wrote them: tensors, and PTX of other compilers.
 fn is_fixture(file: &File) -> bool {
-    file.path.starts_with("examples/") && file.path.ends_with(".safetensors")
+    let test_data = file.path.contains("/testdata/");
+    let tensors = file.path.ends_with(".safetensors") && (test_data || file.path.starts_with("examples/"));
+    tensors || (test_data && file.path.ends_with(".ptx"))
 }
 
 #[cfg(test)]
@@ -57,6 +63,9 @@ mod tests {
             ("a.bin", vec![0, 1], 1),
             (fixture, vec![0, 1], 0),
             (fixture, large.clone(), 1),
+            ("crates/a/testdata/x.safetensors", vec![0, 1], 0),
+            ("crates/a/testdata/x.ptx", b"a \n".to_vec(), 0),
+            ("crates/a/src/x.ptx", b"a \n".to_vec(), 1),
             ("a.md", large, 1),
         ];
         for (path, content, expected) in cases {

@@ -1,0 +1,7 @@
+//! The `ptxsim` binary.
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}
