@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::lex::MAX_TOKENS;
-use std::time::{Duration, Instant};
 
 /// Line, column and message of the error in a whole file.
 #[track_caller]
@@ -241,8 +240,6 @@ fn deep_nesting() {
 
 #[test]
 fn too_many_tokens() {
-    let start = Instant::now();
     let text = format!("{HEADER}.entry k() {{ {} }}", ";".repeat(MAX_TOKENS as usize));
     assert_eq!(error_in(&text).2, format!("the file has more than {MAX_TOKENS} tokens"));
-    assert!(start.elapsed() < Duration::from_secs(10));
 }

@@ -2,7 +2,6 @@
 
 use super::real_files::{CALLS_SM90, CALLS_SM100, SOFTMAX_SM80, TILE_SM80, TILE_SM120};
 use super::*;
-use std::time::{Duration, Instant};
 
 /// Pieces that matter to the grammar, put in at random places.
 const PIECES: [&str; 40] = [
@@ -103,7 +102,6 @@ fn mutated_files_are_parsed_or_refused() {
             mutate(&mut bytes, &mut random);
         }
         let text = String::from_utf8_lossy(&bytes);
-        let start = Instant::now();
         match parse(&text) {
             Ok(_) => parsed += 1,
             Err(error) => {
@@ -119,11 +117,6 @@ fn mutated_files_are_parsed_or_refused() {
                 assert!(error.message.len() < 300, "round {round}: {error}");
             }
         }
-        assert!(
-            start.elapsed() < Duration::from_secs(5),
-            "round {round} took {:?}",
-            start.elapsed()
-        );
     }
     assert!(
         parsed > 100 && refused > 1000,
