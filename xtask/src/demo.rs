@@ -50,6 +50,10 @@ const STEPS: &[Step] = &[
         shows: "the fused layer, prefill and decode, on the CPU against expected outputs",
         args: "run --checkpoint examples/deepseek-v3-tiny --input examples/deepseek-v3-tiny/io.safetensors --output target/demo/out.safetensors --expect examples/deepseek-v3-tiny/io.safetensors --device cpu",
     },
+    Step {
+        shows: "the same layer as the PTX that NVRTC makes, every kernel in the simulator with its checkers and counters",
+        args: "run --checkpoint examples/deepseek-v3-tiny --input examples/deepseek-v3-tiny/io.safetensors --output target/demo/simulated.safetensors --expect examples/deepseek-v3-tiny/io.safetensors --device sim:sm_80",
+    },
 ];
 
 /// Sets up, builds, and runs the steps; stops at the first failure with its status.

@@ -104,6 +104,10 @@ pub fn test_command(root: &Path, filter: &[String], cases: Cases) -> Result<Comm
         )
     };
     command.arg("--").args(filter);
+    // Kernels of tests are none of the user's.
+    if std::env::var_os("MLAFUSE_CACHE").is_none() {
+        command.env("MLAFUSE_CACHE", root.join("target/test-kernels"));
+    }
     match cases {
         Cases::Deep => {
             command.env("PROPTEST_CASES", "2000").env("MLAFUSE_DEEP", "1");

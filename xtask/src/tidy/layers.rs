@@ -46,7 +46,13 @@ const LAYERS: &[Layer] = &[
     ),
     layer(
         "mlafuse-runtime",
-        &["mlafuse-cpu", "mlafuse-codegen", "mlafuse-ir", "mlafuse-tensor"],
+        &[
+            "mlafuse-cpu",
+            "mlafuse-codegen",
+            "mlafuse-ir",
+            "mlafuse-tensor",
+            "ptxsim",
+        ],
     ),
     layer("mlafuse-cpu", &["mlafuse-codegen", "mlafuse-ir", "mlafuse-tensor"]),
     layer("mlafuse-codegen", &["mlafuse-ir", "mlafuse-tensor"]),

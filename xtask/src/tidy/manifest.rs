@@ -11,10 +11,13 @@ pub struct Manifest<'a> {
     text: &'a str,
 }
 
-/// The members' manifests.
+/// The members' manifests. A package with a workspace of its own, such as fuzz targets, is none.
 pub fn members(repo: &Repo) -> Vec<Manifest<'_>> {
     let files = repo.texts().filter(|(file, _)| file.path.ends_with("/Cargo.toml"));
-    files.map(|(file, text)| Manifest::new(&file.path, text)).collect()
+    files
+        .map(|(file, text)| Manifest::new(&file.path, text))
+        .filter(|manifest| !manifest.table.contains_key("workspace"))
+        .collect()
 }
 
 /// The workspace's manifest.

@@ -23,12 +23,11 @@ pub struct File {
 }
 
 impl Repo {
-    /// Reads every file below `root`, but for what the root's .gitignore names by `/name` lines, and git's own.
+    /// Reads every file below `root`, but for what a folder's .gitignore names by `/name` lines, and git's own.
     pub fn read(root: &Path) -> Result<Self> {
-        let ignored = ignored_at_root(root)?;
         let kept = |entry: &DirEntry| {
             let name = entry.file_name().to_string_lossy();
-            entry.depth() != 1 || !(name == ".git" || ignored.iter().any(|other| *other == name))
+            entry.depth() == 0 || !(name == ".git" || is_ignored(entry.path(), &name))
         };
         let mut files = Vec::new();
         for entry in WalkDir::new(root).sort_by_file_name().into_iter().filter_entry(kept) {
@@ -92,11 +91,12 @@ fn is_test_path(path: &str) -> bool {
         || path.ends_with("_tests.rs")
 }
 
-fn ignored_at_root(root: &Path) -> Result<Vec<String>> {
-    let path = root.join(".gitignore");
-    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let names = text.lines().filter_map(|line| line.trim().strip_prefix('/'));
-    Ok(names.map(|name| name.trim_end_matches('/').to_owned()).collect())
+/// Whether the .gitignore beside a file or folder names it.
+fn is_ignored(path: &Path, name: &str) -> bool {
+    let beside = path.with_file_name(".gitignore");
+    let text = std::fs::read_to_string(beside).unwrap_or_default();
+    let mut names = text.lines().filter_map(|line| line.trim().strip_prefix('/'));
+    names.any(|other| other.trim_end_matches('/') == name)
 }
 
 fn read_file(root: &Path, path: &Path) -> Result<File> {

@@ -1,7 +1,15 @@
 //! Each command is a module with its clap arguments and a `run` that gives an [`Answer`]; printing, errors and the exit
 //! status are here.
 
+mod check;
+mod findings;
+mod flags;
 mod mma;
+mod mutate;
+mod progress;
+mod run;
+mod stats;
+mod table;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use serde_json::Value;
@@ -24,8 +32,10 @@ struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-Example:
-  ptxsim mma VECTORS.safetensors
+Examples:
+  ptxsim run LAUNCH.json --out OUT.safetensors --stats
+  ptxsim check LAUNCH.json
+  ptxsim mutate LAUNCH.json
 
 Exit status: 0 done, 1 ran and found a mismatch, 2 bad usage or bad input.";
 
@@ -39,6 +49,12 @@ enum Format {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Runs a kernel once, with checkers, and compares its outputs with a reference.
+    Run(run::Args),
+    /// Runs a kernel under every kind of schedule with every checker.
+    Check(check::Args),
+    /// Removes or weakens each barrier, wait and fence in turn, and lists what no check notices.
+    Mutate(mutate::Args),
     /// Compares the exact tensor-core mode with outputs recorded on GPUs.
     Mma(mma::Args),
 }
@@ -55,14 +71,19 @@ struct Answer {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     start_tracing(cli.verbose);
-    let Command::Mma(args) = cli.command;
-    let answer = mma::run(&args);
+    let answer = match &cli.command {
+        Command::Run(args) => run::run(args),
+        Command::Check(args) => check::run(args),
+        Command::Mutate(args) => mutate::run(args),
+        Command::Mma(args) => mma::run(args),
+    };
     match answer.and_then(|answer| print(&answer, cli.format)) {
         Ok(false) => ExitCode::SUCCESS,
         Ok(true) => ExitCode::from(1),
         Err(error) => {
             // Where stderr is closed nobody is told; the status stays.
-            let _ = writeln!(io::stderr(), "error: {error:#}");
+            // The libraries' messages are whole: each says its cause itself.
+            let _ = writeln!(io::stderr(), "error: {error}");
             ExitCode::from(2)
         }
     }

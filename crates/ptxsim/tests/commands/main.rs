@@ -1,0 +1,7 @@
+//! The commands that run launch files: status, output, files.
+
+mod case;
+mod check;
+mod errors;
+mod mutate;
+mod run;
