@@ -63,7 +63,7 @@ impl Core {
         ];
         let inputs = tensors
             .iter()
-            .map(|(name, tensor)| Ok((name.to_string(), upload(device.as_ref(), tensor)?)))
+            .map(|(name, tensor)| Ok((name.to_string(), upload(device.as_ref(), name, tensor)?)))
             .collect::<Result<_, Box<dyn Error>>>()?;
         let executable = Executable::new(Arc::clone(&device), attention.plan().clone(), &dims)?;
         let flops = 2 * (sequences * n_heads * cached * (row + d_latent)) as u64;
@@ -82,8 +82,8 @@ impl Core {
     }
 }
 
-fn upload(device: &dyn Device, tensor: &HostTensor) -> Result<Buffer, Box<dyn Error>> {
-    let buffer = device.alloc(tensor.bytes().len())?;
+fn upload(device: &dyn Device, name: &str, tensor: &HostTensor) -> Result<Buffer, Box<dyn Error>> {
+    let buffer = device.alloc(name, tensor.bytes().len())?;
     device.write(&buffer, 0, tensor.bytes())?;
     Ok(buffer)
 }

@@ -1,14 +1,15 @@
-//! Cases: an MLA layer with its inputs in device memory, whose kernels run on the [machine](crate::machine) one by one, each
-//! held to the f64 interpreter on exactly the values it reads.
+//! Cases: an MLA layer with its inputs in device memory, whose kernels run on an [`Executor`] one by one, each held to the f64
+//! interpreter on exactly the values it reads.
 
-use crate::machine::{Arg, Arrival, DeviceBuffer, Memory, Stats, launch};
+use crate::executor::Executor;
+use crate::machine::{DeviceBuffer, Memory};
 use crate::reference::{self, Expected};
 use half::{bf16, f16};
 use mlafuse_codegen::build::build;
 use mlafuse_codegen::lower::lower;
 use mlafuse_codegen::schedule::Schedule;
 use mlafuse_codegen::thread::ThreadProgram;
-use mlafuse_codegen::tile::{ParamKind, TileProgram};
+use mlafuse_codegen::tile::TileProgram;
 use mlafuse_ir::config::MlaConfig;
 use mlafuse_ir::layer::{LayerOptions, build_layer};
 use mlafuse_ir::plan::{self, BufferRole, Plan, Region, View};
@@ -158,37 +159,39 @@ impl Run {
         }
     }
 
-    /// Runs one kernel under `schedule`, with copies that arrive late and early, and compares what it wrote.
+    /// Runs one kernel under `schedule` and compares what it wrote.
     ///
     /// # Errors
     /// What went wrong, in words.
-    pub fn kernel(&mut self, region: &Region, schedule: &Schedule, target: &Target) -> Result<Stats, String> {
+    pub fn kernel<E: Executor>(
+        &mut self,
+        executor: &mut E,
+        region: &Region,
+        schedule: &Schedule,
+        target: &Target,
+    ) -> Result<E::Stats, String> {
         let say = |what: String| format!("kernel `{}`, {schedule}: {what}", region.name);
         let program = build(&self.plan, region, schedule).map_err(|error| say(error.to_string()))?;
         let threads = lower(&program, schedule, target).map_err(|error| say(error.to_string()))?;
-        self.execute(region, schedule, &program, &threads).map_err(say)
+        self.execute(executor, region, schedule, &program, &threads)
+            .map_err(say)
     }
 
     /// Runs `threads`, which was made from `program`, and compares as [`Run::kernel`] does.
     ///
     /// # Errors
     /// What went wrong, in words.
-    pub fn execute(
+    pub fn execute<E: Executor>(
         &mut self,
+        executor: &mut E,
         region: &Region,
         schedule: &Schedule,
         program: &TileProgram,
         threads: &ThreadProgram,
-    ) -> Result<Stats, String> {
+    ) -> Result<E::Stats, String> {
         let expected = reference::expected(self, region, schedule)?;
-        let args: Vec<Arg> = program.params.iter().map(|param| self.arg(&param.kind)).collect();
-        let grid = self.grid(program);
-        let mut early = self.memory.clone();
-        let stats = launch(threads, grid, &args, &mut self.memory, Arrival::Lazy).map_err(|f| f.to_string())?;
-        launch(threads, grid, &args, &mut early, Arrival::Eager).map_err(|f| f.to_string())?;
-        if early != self.memory {
-            return Err("copies that arrive early give another result than late ones".into());
-        }
+        let launch = program.launch(&self.dims).map_err(|error| error.to_string())?;
+        let stats = executor.execute(threads, &launch, &mut self.memory)?;
         expected.iter().try_for_each(|expected| self.compare(expected))?;
         Ok(stats)
     }
@@ -203,18 +206,6 @@ impl Run {
                 *memory = DeviceBuffer::holding(values.collect());
             }
         }
-    }
-
-    fn arg(&self, kind: &ParamKind) -> Arg {
-        match kind {
-            ParamKind::Tensor { buffer, .. } => Arg::Buffer(buffer.0),
-            ParamKind::Scalar(symbol) => Arg::Int(self.dims.get(*symbol).expect("every symbol is bound") as i64),
-        }
-    }
-
-    fn grid(&self, program: &TileProgram) -> [usize; 3] {
-        let grid = program.grid_size(&self.dims).expect("every symbol is bound");
-        grid.map(|blocks| usize::try_from(blocks).expect("a grid is not negative"))
     }
 
     /// Every index of a view with the element's place in its buffer, in row-major order.

@@ -5,6 +5,8 @@ use mlafuse::{
     Checkpoint, DType, DeviceSpec, Error, HostTensor, LayerOptions, LayerWeights, MlaLayer, PagedKvCache, PlanKind,
     default_prefix,
 };
+use mlafuse_ir::target::Arch;
+use mlafuse_runtime::nvrtc::testing::nvrtc_or_skip;
 use mlafuse_tensor::{SafetensorsFile, compare};
 use std::path::{Path, PathBuf};
 
@@ -137,6 +139,14 @@ fn cpu(fixture: &Fixture, dtype: DType) {
     }
 }
 
+/// On the simulator, as the PTX that NVRTC makes, with all checks.
+fn simulated(fixture: &Fixture, arch: Arch, plan: PlanKind) {
+    if nvrtc_or_skip().is_some() {
+        let allowed = fixture.bf16_errors().map(|error| 2.0 * error);
+        fixture.check(options(DeviceSpec::sim(arch), plan, DType::BF16, 64), allowed);
+    }
+}
+
 #[test]
 fn the_reference_matches_transformers_on_deepseek_v3_tiny() {
     reference(&Fixture::tiny());
@@ -168,6 +178,28 @@ fn the_cpu_is_as_good_as_plain_bf16_on_deepseek_v3_tiny() {
 fn the_cpu_is_as_good_as_plain_bf16_on_deepseek_v2_lite() {
     let Some(fixture) = Fixture::lite() else { return };
     cpu(&fixture, DType::BF16);
+}
+
+#[test]
+fn the_simulator_is_as_good_as_plain_bf16_on_deepseek_v3_tiny() {
+    let fixture = Fixture::tiny();
+    for arch in [Arch::Sm80, Arch::Sm120] {
+        for plan in PLANS {
+            simulated(&fixture, arch, plan);
+        }
+    }
+}
+
+#[test]
+fn the_simulator_is_as_good_as_plain_bf16_on_deepseek_v2_lite() {
+    let Some(fixture) = Fixture::lite() else { return };
+    simulated(&fixture, Arch::Sm80, PlanKind::Fused);
+}
+
+#[test]
+fn the_simulator_is_as_good_as_plain_bf16_on_deepseek_v2_lite_a_kernel_a_node() {
+    let Some(fixture) = Fixture::lite() else { return };
+    simulated(&fixture, Arch::Sm120, PlanKind::Unfused);
 }
 
 #[test]
@@ -292,6 +324,22 @@ fn ragged(fixture: &Fixture, layer: &MlaLayer, chunks: &[[usize; 2]]) -> Vec<Vec
 #[test]
 fn ragged_steps_give_what_one_prefill_gives() {
     let fixture = Fixture::tiny();
+    for page_size in [1, 7, 64] {
+        for (device, plan) in [
+            (REFERENCE_F64, PlanKind::Fused),
+            (DeviceSpec::Cpu, PlanKind::Fused),
+            (DeviceSpec::Cpu, PlanKind::Unfused),
+        ] {
+            check_ragged(&fixture, options(device, plan, DType::F32, page_size));
+        }
+    }
+    if nvrtc_or_skip().is_some() {
+        let device = DeviceSpec::sim(Arch::Sm89);
+        check_ragged(&fixture, options(device, PlanKind::Fused, DType::F32, 7));
+    }
+}
+
+fn check_ragged(fixture: &Fixture, options: LayerOptions) {
     let expected = fixture.tensor("prefill_out").to_f64_vec();
     // Lengths 0 and 1, decode of one sequence alone, growth over page borders, chunked prefill: 37 tokens each.
     let chunks = [
@@ -306,22 +354,13 @@ fn ragged_steps_give_what_one_prefill_gives() {
         [7, 7],
     ];
     let d_model = fixture.config.d_model;
-    for page_size in [1, 7, 64] {
-        for (device, plan) in [
-            (REFERENCE_F64, PlanKind::Fused),
-            (DeviceSpec::Cpu, PlanKind::Fused),
-            (DeviceSpec::Cpu, PlanKind::Unfused),
-        ] {
-            let options = options(device, plan, DType::F32, page_size);
-            let found = ragged(&fixture, &fixture.layer(options), &chunks);
-            for (b, found) in found.iter().enumerate() {
-                let whole = HostTensor::from_f64(&[37, d_model], found).unwrap();
-                let expected = &expected[b * 37 * d_model..][..37 * d_model];
-                let expected = HostTensor::from_f64(&[37, d_model], expected).unwrap();
-                let error = compare(&whole, &expected).unwrap().rel_l2;
-                assert!(error < 1e-4, "{options:?}, sequence {b}: {error:e}");
-            }
-        }
+    let found = ragged(fixture, &fixture.layer(options), &chunks);
+    for (b, found) in found.iter().enumerate() {
+        let whole = HostTensor::from_f64(&[37, d_model], found).unwrap();
+        let expected = &expected[b * 37 * d_model..][..37 * d_model];
+        let expected = HostTensor::from_f64(&[37, d_model], expected).unwrap();
+        let error = compare(&whole, &expected).unwrap().rel_l2;
+        assert!(error < 1e-4, "{options:?}, sequence {b}: {error:e}");
     }
 }
 

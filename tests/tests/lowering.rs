@@ -1,49 +1,26 @@
 //! Lowered kernels, executed on the machine of this package and held to the f64 interpreter. `MLAFUSE_DEEP=1` runs more.
 
-use mlafuse_codegen::build::{build, candidates};
+use mlafuse_codegen::build::build;
 use mlafuse_codegen::layout::FragmentLayout;
 use mlafuse_codegen::lower::lower;
 use mlafuse_codegen::schedule::Schedule;
-use mlafuse_codegen::thread::{Stmt, ThreadProgram};
 use mlafuse_codegen::tile::{self, BLayout, Form, Space, Tile, TileId, TileProgram};
-use mlafuse_ir::plan::{Region, RegionKind};
+use mlafuse_ir::plan::Region;
 use mlafuse_ir::target::{Arch, Target};
 use mlafuse_tensor::DType;
 use mlafuse_tests::case::{Case, Numbers, Run};
-use mlafuse_tests::machine::{Memory, Stats, registers};
+use mlafuse_tests::drive::{self, attention_kernels, case, deep};
+use mlafuse_tests::machine::{Machine, Memory, registers};
+use mlafuse_tests::mutants::without;
 use proptest::prelude::*;
 
-/// Every figure of a test, or `more` where `MLAFUSE_DEEP=1`.
-fn deep<T>(usual: T, more: T) -> T {
-    match std::env::var("MLAFUSE_DEEP") {
-        Ok(value) if value == "1" => more,
-        _ => usual,
-    }
-}
-
-fn case(model: &str, lengths: &[(usize, usize)]) -> Case {
-    Case {
-        model: model.into(),
-        dtype: DType::BF16,
-        page_size: 16,
-        lengths: lengths.to_vec(),
-        splits: 2,
-        absorbed: true,
-        fused: true,
-        row_align: 8,
-        seed: 7,
-    }
-}
-
-fn schedules(run: &Run, region: &Region, arch: Arch) -> Result<Vec<Schedule>, String> {
-    candidates(&run.plan, region, &Target::for_arch(arch), &run.dims).map_err(|error| error.to_string())
-}
+const ARCH: Arch = Arch::Sm80;
 
 /// Runs one kernel and asks that no ldmatrix takes longer than it must.
-fn run_kernel(run: &mut Run, region: &Region, schedule: &Schedule, arch: Arch) -> Result<Stats, String> {
-    let stats = run.kernel(region, schedule, &Target::for_arch(arch))?;
+fn run_kernel(run: &mut Run, region: &Region, schedule: &Schedule, arch: Arch) -> Result<(), String> {
+    let stats = run.kernel(&mut Machine, region, schedule, &Target::for_arch(arch))?;
     match stats.matrix_conflicts {
-        0 => Ok(stats),
+        0 => Ok(()),
         more => Err(format!(
             "`{}`, {schedule}: {more} bank conflicts of ldmatrix",
             region.name
@@ -53,45 +30,16 @@ fn run_kernel(run: &mut Run, region: &Region, schedule: &Schedule, arch: Arch) -
 
 /// Every kernel of the layer, in order, each under `count` schedules.
 fn run_layer(case: &Case, count: usize) -> Result<(), String> {
-    let mut run = Run::new(case);
-    let mut numbers = Numbers::new(!case.seed);
-    for region in run.plan.kernels.clone() {
-        let all = schedules(&run, &region, Arch::Sm80)?;
-        let before = run.memory.clone();
-        for _ in 0..count {
-            run.memory = before.clone();
-            run_kernel(&mut run, &region, &all[numbers.below(all.len())], Arch::Sm80)?;
-        }
-    }
-    Ok(())
+    drive::layer(case, ARCH, count, |run, region, schedule| {
+        run_kernel(run, region, schedule, ARCH)
+    })
 }
 
 /// Attention under each of `picked` out of its schedules, and the combine after it, on queries of their own.
 fn run_attention(case: &Case, arch: Arch, picked: impl Fn(&[Schedule]) -> Vec<Schedule>) -> Result<(), String> {
-    let mut run = Run::new(case);
-    let [attention, combine] = attention_kernels(&run);
-    run.fill_temporaries(&attention, &mut Numbers::new(case.seed.wrapping_add(1)), 1.0);
-    let before = run.memory.clone();
-    let combines = schedules(&run, &combine, arch)?;
-    for (i, schedule) in picked(&schedules(&run, &attention, arch)?).into_iter().enumerate() {
-        run.memory = before.clone();
-        run_kernel(&mut run, &attention, &schedule, arch)?;
-        run_kernel(&mut run, &combine, &combines[i % combines.len()], arch)?;
-    }
-    Ok(())
-}
-
-fn attention_kernels(run: &Run) -> [Region; 2] {
-    let find = |wanted: fn(&RegionKind) -> bool| {
-        let found = run.plan.kernels.iter().find(|kernel| wanted(&kernel.kind));
-        found
-            .unwrap_or_else(|| panic!("no fused attention in {}", run.plan))
-            .clone()
-    };
-    [
-        find(|kind| matches!(kind, RegionKind::Attention(_))),
-        find(|kind| matches!(kind, RegionKind::Combine(_))),
-    ]
+    drive::attention(case, arch, picked, |run, region, schedule| {
+        run_kernel(run, region, schedule, arch)
+    })
 }
 
 #[track_caller]
@@ -325,32 +273,6 @@ fn elements_lie_where_the_layout_says() {
     }
 }
 
-/// `program` without the statement that comes `index`-th among those that do something, and what that was; `None` where
-/// there are not so many.
-fn without(program: &ThreadProgram, index: usize) -> Option<(ThreadProgram, String)> {
-    fn remove(body: &mut Vec<Stmt>, left: &mut usize) -> Option<Stmt> {
-        for at in 0..body.len() {
-            match &mut body[at] {
-                Stmt::For { body, .. } | Stmt::If { body, .. } | Stmt::Scope { body } => {
-                    let found = remove(body, left);
-                    if found.is_some() {
-                        return found;
-                    }
-                }
-                Stmt::Do { .. } | Stmt::Set { .. } | Stmt::StoreGlobal { .. } | Stmt::Return => match *left {
-                    0 => return Some(body.remove(at)),
-                    _ => *left -= 1,
-                },
-                Stmt::Comment(_) | Stmt::Let { .. } | Stmt::Array { .. } => {}
-            }
-        }
-        None
-    }
-    let mut mutant = program.clone();
-    let mut left = index;
-    remove(&mut mutant.body, &mut left).map(|stmt| (mutant, format!("{stmt:?}")))
-}
-
 /// Takes each statement of attention away in turn: the machine or the comparison must notice, or the lowering makes more
 /// than it needs. Barriers and waits are such statements.
 #[test]
@@ -378,12 +300,15 @@ fn every_statement_is_needed() {
         let program = build(&run.plan, &attention, &schedule).unwrap();
         let threads = lower(&program, &schedule, &target).unwrap();
         run.memory = before.clone();
-        run.execute(&attention, &schedule, &program, &threads).unwrap();
+        run.execute(&mut Machine, &attention, &schedule, &program, &threads)
+            .unwrap();
         let mutants = (0..).map_while(|index| without(&threads, index));
         let mut count = 0;
         for (mutant, what) in mutants {
             run.memory = before.clone();
-            let survives = run.execute(&attention, &schedule, &program, &mutant).is_ok();
+            let survives = run
+                .execute(&mut Machine, &attention, &schedule, &program, &mutant)
+                .is_ok();
             // Copies of the query that are not committed on their own join the next group, which is waited for with them.
             let joins = what.contains("CopyCommit");
             assert!(!survives || joins, "{schedule}: nobody misses {what} of\n{threads}");

@@ -66,17 +66,8 @@ fn jobs(model: Model, kind: PlanKind, dims: &Dims, archs: &[Arch], wanted: fn(&R
 /// The architectures that this NVRTC knows.
 fn known(nvrtc: &Nvrtc) -> Vec<Arch> {
     let numbers = nvrtc.supported_archs().expect("NVRTC's architectures");
-    let number = |arch: &Arch| {
-        arch.to_string()
-            .chars()
-            .filter(char::is_ascii_digit)
-            .collect::<String>()
-            .parse()
-    };
-    Arch::ALL
-        .into_iter()
-        .filter(|arch| number(arch).is_ok_and(|n: u32| numbers.contains(&n)))
-        .collect()
+    let known = |arch: &Arch| numbers.contains(&arch.number());
+    Arch::ALL.into_iter().filter(known).collect()
 }
 
 /// What one compiled kernel takes, as a line of the table.

@@ -3,7 +3,6 @@
 use super::Cx;
 use crate::thread::{self, Expr, Intrinsic, ParamTy, Ty};
 use crate::tile::{self, Binary, ParamKind, TileId, Unary, VarId};
-use mlafuse_ir::size::Symbol;
 
 /// What stands for the leaves that only a map has.
 pub(super) struct Element<'a> {
@@ -19,7 +18,7 @@ pub(super) fn param(param: &tile::Param) -> thread::Param {
             dtype,
             written: access == tile::Access::Write,
         },
-        ParamKind::Scalar(Symbol::R | Symbol::G) => ParamTy::I64,
+        ParamKind::Scalar(symbol) if symbol.is_stride() => ParamTy::I64,
         ParamKind::Scalar(_) => ParamTy::I32,
     };
     thread::Param {

@@ -8,10 +8,12 @@
 #[cfg(test)]
 pub(crate) mod example;
 mod expr;
+mod launch;
 mod text;
 mod verify;
 
 pub use expr::{Axis, Binary, Columns, Expr, Unary};
+pub use launch::{Arg, Launch, LaunchError};
 pub use text::stmt_text;
 pub use verify::{Fault, ScalarKind, TileError, verify};
 
@@ -54,7 +56,7 @@ pub enum ParamKind {
         /// The plan's buffer.
         buffer: BufferId,
     },
-    /// The value of a symbol. Strides (`R`, `G`) travel in 64 bits, the others in 32.
+    /// The value of a symbol. Strides ([`Symbol::is_stride`]) travel in 64 bits, the others in 32.
     Scalar(Symbol),
 }
 

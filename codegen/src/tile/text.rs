@@ -11,7 +11,6 @@ use super::{
     Access, Axis, BLayout, Binary, Columns, Expr, Form, Param, ParamId, ParamKind, ReduceOp, Rows, Space, Stmt, Tile,
     TileId, TileProgram, Unary, VarId, View,
 };
-use mlafuse_ir::size::Symbol;
 
 /// Columns at which the parameter list is broken.
 const WIDTH: usize = 120;
@@ -189,11 +188,7 @@ fn param_text(param: &Param) -> String {
             format!("{name}: {dtype} {}", access_text(access))
         }
         ParamKind::Scalar(symbol) => {
-            let width = if matches!(symbol, Symbol::R | Symbol::G) {
-                "i64"
-            } else {
-                "i32"
-            };
+            let width = if symbol.is_stride() { "i64" } else { "i32" };
             let letter = symbol.to_string();
             if *name == letter {
                 format!("{name}: {width}")

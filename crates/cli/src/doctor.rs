@@ -4,6 +4,7 @@ use crate::failure;
 use crate::output::Report;
 use anyhow::Result;
 use mlafuse_cpu::Level;
+use mlafuse_ir::target::Arch;
 use mlafuse_runtime::cache::KernelCache;
 use mlafuse_runtime::driver::{self, Driver, Gpu};
 use mlafuse_runtime::folders::cache_folder;
@@ -26,7 +27,7 @@ struct Finding {
 
 /// Exit status 0 whatever is missing: nothing here is needed for everything.
 pub fn run(_: &Args) -> Result<Report> {
-    let findings = [nvrtc(), gpu_driver(), cpu(), cache()];
+    let findings = [nvrtc(), gpu_driver(), cpu(), simulator(), cache()];
     let mut text = String::new();
     let mut json = json!({});
     let mut missing = Vec::new();
@@ -190,6 +191,35 @@ fn features() -> Vec<&'static str> {
 #[cfg(not(target_arch = "x86_64"))]
 fn features() -> Vec<&'static str> {
     Vec::new()
+}
+
+/// It needs nothing but NVRTC, of which [`nvrtc`] says how to get it.
+fn simulator() -> Finding {
+    let known = Nvrtc::locate(None).and_then(|nvrtc| nvrtc.supported_archs());
+    let archs: Vec<String> = known.as_ref().map_or_else(
+        |_| Vec::new(),
+        |known| {
+            let known = |arch: &Arch| known.contains(&arch.number());
+            Arch::ALL
+                .into_iter()
+                .filter(known)
+                .map(|arch| arch.to_string())
+                .collect()
+        },
+    );
+    let lines = match archs.as_slice() {
+        [] => vec!["needs NVRTC".to_string()],
+        _ => vec![
+            "executes and checks the PTX that NVRTC makes (--device sim, sim:ARCH)".to_string(),
+            format!("for {}", archs.join(", ")),
+        ],
+    };
+    Finding {
+        name: "sim",
+        lines,
+        json: json!({ "available": !archs.is_empty(), "archs": archs }),
+        mend: None,
+    }
 }
 
 fn cache() -> Finding {

@@ -1,7 +1,7 @@
 //! The mlafuse command line.
 //!
 //! Each command is a module with its clap arguments and a `run` that gives a [`Report`]; printing, errors and the exit
-//! status are here. Status 0: done; 1: ran, and found a mismatch; 2: bad usage or bad input.
+//! status are here. Status 0: done; 1: ran, and found a mismatch or a fault; 2: bad usage or bad input.
 
 mod cache;
 mod doctor;
@@ -41,7 +41,7 @@ Start here:
   mlafuse emit --model deepseek-v3 --phase decode --arch sm_80 --stage resources
   mlafuse run --checkpoint examples/deepseek-v3-tiny --input examples/deepseek-v3-tiny/io.safetensors --output out.safetensors
 
-Exit status: 0 done, 1 ran and found a mismatch, 2 bad usage or bad input.";
+Exit status: 0 done, 1 ran and found a mismatch or a fault, 2 bad usage or bad input.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -69,7 +69,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::from(1),
         Err(error) => {
             output::note(&format!("error: {}", failure::message(&error)));
-            ExitCode::from(2)
+            ExitCode::from(if failure::is_finding(&error) { 1 } else { 2 })
         }
     }
 }

@@ -7,7 +7,7 @@ use mlafuse_tensor::{DType, HostTensor, SafetensorsFile, write_safetensors};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
-use support::{bad, example};
+use support::{bad, example, mlafuse, refused};
 use tempfile::TempDir;
 
 /// A copy of the example that a test may spoil.
@@ -54,6 +54,11 @@ impl Case {
 
     /// `run` refuses it, and the folder holds what it did before.
     fn refused(&self, more: &[&str], words: &[&str]) {
+        self.refused_with(&[], more, words);
+    }
+
+    /// As `refused`, with variables of the environment.
+    fn refused_with(&self, variables: &[(&str, &str)], more: &[&str], words: &[&str]) {
         let before = listing(self.dir.path());
         let [model, io, out] = ["model", "io.safetensors", "out.safetensors"].map(|name| self.path(name));
         let paths = [model, io, out].map(|path| path.to_str().unwrap().to_string());
@@ -66,7 +71,8 @@ impl Case {
             "--output",
             &paths[2],
         ];
-        bad(&[&args[..], more].concat(), words);
+        let mut command = mlafuse(&[&args[..], more].concat());
+        refused(command.envs(variables.iter().copied()), words);
         assert_eq!(listing(self.dir.path()), before);
     }
 }
@@ -248,7 +254,12 @@ fn flags_that_cannot_be() {
     case.refused(&["--page-size", "0"], &["--page-size"]);
     case.refused(&["--device", "tpu"], &["tpu", "reference:f64"]);
     case.refused(&["--device", "sim:sm_70"], &["sm_70", "sm_80"]);
-    case.refused(&["--device", "sim"], &["sim", "cpu"]);
+    case.refused(&["--device", "sim,checked"], &["sim,checked", "sim:ARCH"]);
+    case.refused(&["--check", "none"], &["--check", "cpu", "sim"]);
+    case.refused(&["--device", "sim", "--check", "some"], &["some", "none", "all"]);
+    let no_nvrtc = [("MLAFUSE_NVRTC", "/nonexistent")];
+    let words = ["device sim:sm_80", "/nonexistent", "cargo xtask setup"];
+    case.refused_with(&no_nvrtc, &["--device", "sim"], &words);
     case.refused(&["--device", "cuda:1"], &["cuda:1", "cpu"]);
     case.refused(&["--dtype", "int4"], &["int4", "bf16"]);
     case.refused(&["--tolerance", "NaN", "--expect", "x"], &["NaN"]);

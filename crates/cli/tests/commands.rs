@@ -18,9 +18,10 @@ fn doctor_succeeds_whatever_is_missing() {
     assert!(nvrtc["mend"].as_str().unwrap().contains("cargo xtask setup"));
     assert!(json["cpu"]["level"].is_string() && json["cache"]["path"].is_string());
     assert!(json["driver"]["present"].is_boolean());
+    assert_eq!(json["sim"]["available"], false);
     let text = good(&["doctor"]).stdout;
     assert!(
-        ["nvrtc", "driver", "cpu", "cache"]
+        ["nvrtc", "driver", "cpu", "sim", "cache"]
             .iter()
             .all(|name| text.contains(name)),
         "{text}"

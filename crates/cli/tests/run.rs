@@ -3,6 +3,7 @@
 #[allow(dead_code)]
 mod support;
 
+use mlafuse_runtime::nvrtc::testing::nvrtc_or_skip;
 use mlafuse_tensor::{DType, HostTensor, SafetensorsFile, compare, write_safetensors};
 use serde_json::Value;
 use std::fs;
@@ -83,6 +84,41 @@ fn every_device_type_and_plan_meets_the_expected_outputs() {
         );
     }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn the_simulator_counts_what_its_kernels_do() {
+    if nvrtc_or_skip().is_none() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (io, out) = (example_io(), dir.path().join("out.safetensors"));
+    for (device, more, name) in [
+        ("sim", &["--check", "all"][..], "sim"),
+        (
+            "sim:sm_120",
+            &["--plan", "unfused", "--check", "none", "--threads", "1"],
+            "sim:sm_120,unchecked",
+        ),
+    ] {
+        let flags = [&["--device", device, "--expect", io.to_str().unwrap()], more].concat();
+        let ran = run(&example(), &io, &out, &flags);
+        assert_eq!(ran.status, 0, "{}{}", ran.stdout, ran.stderr);
+        let json = ran.json();
+        assert_eq!(
+            (json["device"].as_str(), json["within_tolerance"].as_bool()),
+            (Some(name), Some(true))
+        );
+        for kernel in json["kernels"].as_array().unwrap() {
+            let counters = &kernel["counters"];
+            let [instructions, bytes] = ["instructions", "global_bytes"].map(|name| counters[name].as_u64().unwrap());
+            let [wavefronts, ideal] =
+                ["shared_wavefronts", "shared_wavefronts_ideal"].map(|name| counters[name].as_u64().unwrap());
+            assert!(instructions > 0 && bytes > 0 && wavefronts >= ideal, "{kernel}");
+            let product = kernel["name"].as_str().unwrap().starts_with("einsum");
+            assert!(!product || counters["tensor_flops"].as_u64().unwrap() > 0, "{kernel}");
+        }
+    }
 }
 
 #[test]

@@ -39,6 +39,11 @@ impl Symbol {
     pub fn letter(self) -> char {
         self.0 as char
     }
+
+    /// Whether it is a distance in memory rather than a count: kernels take it in 64 bits, counts in 32.
+    pub fn is_stride(self) -> bool {
+        matches!(self, Symbol::R | Symbol::G)
+    }
 }
 
 impl fmt::Display for Symbol {

@@ -46,6 +46,12 @@ impl Arch {
         Arch::Sm121,
     ];
 
+    /// Its compute capability as one number: 90 of sm_90a.
+    pub fn number(self) -> u32 {
+        let digits = self.name().bytes().filter(u8::is_ascii_digit);
+        digits.fold(0, |number, digit| 10 * number + u32::from(digit - b'0'))
+    }
+
     fn name(self) -> &'static str {
         match self {
             Arch::Sm80 => "sm_80",

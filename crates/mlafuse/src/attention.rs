@@ -16,7 +16,7 @@ use mlafuse_runtime::{
 use mlafuse_tensor::{DType, HostTensor};
 
 use crate::Error;
-use crate::memory::{download, upload, upload_ints};
+use crate::memory::{download, upload};
 use crate::plan::{check_storage, launch_dims};
 use crate::step::to_i32;
 
@@ -112,15 +112,22 @@ impl DecodeAttention {
         let sizes = self.check(inputs)?;
         let (device, dtype) = (self.device.as_ref(), self.shape.dtype);
         let mut bound = BTreeMap::new();
-        let mut bind = |name: &str, buffer| bound.insert(name.to_string(), buffer);
-        bind("q_latent", upload(device, &inputs.q_latent.to_dtype(dtype))?);
+        let mut bind = |name: &str, tensor: &HostTensor| -> Result<(), Error> {
+            bound.insert(name.to_string(), upload(device, name, tensor)?);
+            Ok(())
+        };
+        bind("q_latent", &inputs.q_latent.to_dtype(dtype))?;
         if let Some(q_pe) = inputs.q_pe {
-            bind("q_pe", upload(device, &q_pe.to_dtype(dtype))?);
+            bind("q_pe", &q_pe.to_dtype(dtype))?;
         }
-        bind("cache", upload(device, inputs.cache)?);
-        bind("block_table", upload_ints(device, &inputs.block_table.to_i32_vec()?)?);
-        bind("q_len", upload_ints(device, &to_i32(inputs.q_len))?);
-        bind("kv_len", upload_ints(device, &to_i32(inputs.kv_len))?);
+        bind("cache", inputs.cache)?;
+        for (name, values) in [
+            ("block_table", inputs.block_table.to_i32_vec()?),
+            ("q_len", to_i32(inputs.q_len)),
+            ("kv_len", to_i32(inputs.kv_len)),
+        ] {
+            bind(name, &HostTensor::from_i32(&[values.len()], &values)?)?;
+        }
         let executable = self.executable(&sizes)?;
         let run = executable.run(&sizes.dims(&self.shape), &bound)?;
         let rows = [sizes.sequences, sizes.tokens, self.shape.n_heads];

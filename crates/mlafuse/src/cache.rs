@@ -65,7 +65,7 @@ impl PagedKvCache {
             .try_fold(1usize, usize::checked_mul)
             .ok_or_else(|| too_large(&pages))?;
         let rows = Rows::Device {
-            buffer: device.alloc(bytes)?,
+            buffer: device.alloc("cache", bytes)?,
             device,
         };
         Ok(PagedKvCache { pages, rows, layout })

@@ -15,7 +15,7 @@ use crate::Error;
 use crate::cache::{Layout, PagedKvCache, Rows};
 use crate::memory::{download, upload, upload_ints};
 use crate::pages::Pages;
-use crate::plan::{PlanKind, check_storage, launch_dims, layer_graph, plan_for};
+use crate::plan::{PlanKind, check_storage, launch_dims, layer_graph, machine, plan_for};
 use crate::reference::Reference;
 use crate::step::{Batch, Step, check, to_i32, zero_padding};
 use crate::weights::LayerWeights;
@@ -285,7 +285,8 @@ impl OnDevice {
         let _span = tracing::info_span!("load", device = %device.name(), %dtype).entered();
         let mut buffers = BTreeMap::new();
         for (name, tensor) in weights.iter() {
-            buffers.insert(name.to_string(), upload(device.as_ref(), &tensor.to_dtype(dtype))?);
+            let buffer = upload(device.as_ref(), name, &tensor.to_dtype(dtype))?;
+            buffers.insert(name.to_string(), buffer);
         }
         Ok(OnDevice {
             device,
@@ -297,8 +298,8 @@ impl OnDevice {
 
     fn rope_buffers(&self, table: &RopeTable) -> Result<[Buffer; 2], Error> {
         let shape = [table.positions, table.d_half];
-        let upload = |values: &[f32]| upload(self.device.as_ref(), &HostTensor::from_f32(&shape, values)?);
-        Ok([upload(&table.cos)?, upload(&table.sin)?])
+        let upload = |name, values: &[f32]| upload(self.device.as_ref(), name, &HostTensor::from_f32(&shape, values)?);
+        Ok([upload("rope_cos", &table.cos)?, upload("rope_sin", &table.sin)?])
     }
 
     fn step(
@@ -313,10 +314,15 @@ impl OnDevice {
         let device = self.device.as_ref();
         let mut inputs = self.weights.clone();
         let mut bind = |name: &str, buffer: Buffer| inputs.insert(name.to_string(), buffer);
-        bind("hidden", upload(device, &batch.hidden.to_dtype(options.dtype))?);
-        bind("block_table", upload_ints(device, &batch.block_table)?);
-        bind("q_len", upload_ints(device, &batch.q_len)?);
-        bind("kv_len", upload_ints(device, &batch.kv_len)?);
+        let hidden = batch.hidden.to_dtype(options.dtype);
+        bind("hidden", upload(device, "hidden", &hidden)?);
+        for (name, values) in [
+            ("block_table", &batch.block_table),
+            ("q_len", &batch.q_len),
+            ("kv_len", &batch.kv_len),
+        ] {
+            bind(name, upload_ints(device, name, values)?);
+        }
         bind("cache", cache.clone());
         if let Some([cos, sin]) = &rope.buffers {
             bind("rope_cos", cos.clone());
@@ -341,7 +347,11 @@ impl OnDevice {
         }
         let [sequences, new_tokens, cached] = class;
         let hint = launch_dims(sequences, new_tokens, cached, options.page_size);
-        let plan = plan_for(&self.graph, options.plan, &hint, &CPU)?.plan;
+        let machine = self
+            .device
+            .target()
+            .map_or(CPU, |target| machine(target, options.dtype));
+        let plan = plan_for(&self.graph, options.plan, &hint, &machine)?.plan;
         let executable = Arc::new(Executable::new(Arc::clone(&self.device), plan, &hint)?);
         executables.insert(class, Arc::clone(&executable));
         Ok(executable)

@@ -54,5 +54,5 @@ pub use weights::LayerWeights;
 
 pub use mlafuse_ir::config;
 pub use mlafuse_ir::weights::{default_prefix, tensors as checkpoint_tensors};
-pub use mlafuse_runtime::{DeviceSpec, KernelTime};
+pub use mlafuse_runtime::{Counters, DeviceSpec, KernelTime, RuntimeError, Statistics};
 pub use mlafuse_tensor::{Checkpoint, DType, HostTensor};

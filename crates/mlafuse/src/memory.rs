@@ -5,16 +5,16 @@ use mlafuse_tensor::{DType, HostTensor};
 
 use crate::Error;
 
-/// A copy of a tensor on a device.
-pub(crate) fn upload(device: &dyn Device, tensor: &HostTensor) -> Result<Buffer, Error> {
-    let buffer = device.alloc(tensor.bytes().len())?;
+/// A copy of a tensor on a device, under a name for reports.
+pub(crate) fn upload(device: &dyn Device, name: &str, tensor: &HostTensor) -> Result<Buffer, Error> {
+    let buffer = device.alloc(name, tensor.bytes().len())?;
     device.write(&buffer, 0, tensor.bytes())?;
     Ok(buffer)
 }
 
-/// A copy of integers on a device.
-pub(crate) fn upload_ints(device: &dyn Device, values: &[i32]) -> Result<Buffer, Error> {
-    upload(device, &HostTensor::from_i32(&[values.len()], values)?)
+/// A copy of integers on a device, under a name for reports.
+pub(crate) fn upload_ints(device: &dyn Device, name: &str, values: &[i32]) -> Result<Buffer, Error> {
+    upload(device, name, &HostTensor::from_i32(&[values.len()], values)?)
 }
 
 /// The first elements of the output `name` of a run, as a tensor.

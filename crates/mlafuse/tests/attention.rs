@@ -91,9 +91,9 @@ impl Case {
     }
 
     /// Largest differences of output and log-sum-exp from the definition.
-    fn check(&self) -> (f64, f64) {
+    fn check(&self, device: DeviceSpec) -> (f64, f64) {
         let launch = self.launch();
-        let core = DecodeAttention::new(self.shape, DeviceSpec::Cpu).unwrap();
+        let core = DecodeAttention::new(self.shape, device).unwrap();
         let found = core.run(&launch.inputs(&self.shape)).unwrap();
         let (out, lse) = (found.out.to_f64_vec(), found.lse.to_f64_vec());
         assert_eq!(found.lse.shape(), [self.lens.len(), self.tokens, self.shape.n_heads]);
@@ -112,6 +112,13 @@ impl Case {
         }
         assert!(!worst_out.is_nan() && !worst_lse.is_nan() && out.iter().all(|x| !x.is_nan()));
         (worst_out, worst_lse)
+    }
+}
+
+impl Case {
+    /// Largest difference of an output.
+    fn allowed(&self) -> f64 {
+        if self.shape.dtype == DType::F32 { 1e-5 } else { 1.2e-2 }
     }
 }
 
@@ -205,11 +212,27 @@ proptest! {
 
     #[test]
     fn the_core_is_what_it_is_defined_as(case in case()) {
-        let (out, lse) = case.check();
-        let allowed = if case.shape.dtype == DType::F32 { 1e-5 } else { 1.2e-2 };
-        prop_assert!(out < allowed && lse < 1e-4, "out {out:e}, lse {lse:e}");
+        let (out, lse) = case.check(DeviceSpec::Cpu);
+        prop_assert!(out < case.allowed() && lse < 1e-4, "out {out:e}, lse {lse:e}");
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_core_is_the_same_as_ptx(case in case()) {
+        if nvrtc_or_skip().is_some() {
+            let (out, lse) = case.check(SIM);
+            prop_assert!(out < case.allowed() && lse < 1e-4, "out {out:e}, lse {lse:e}");
+        }
+    }
+}
+
+const SIM: DeviceSpec = DeviceSpec::Sim {
+    arch: None,
+    checked: true,
+};
 
 const DEEPSEEK: AttentionShape = AttentionShape {
     n_heads: 20,
@@ -222,6 +245,17 @@ const DEEPSEEK: AttentionShape = AttentionShape {
 
 #[test]
 fn long_sequences_are_split() {
+    split(DeviceSpec::Cpu);
+}
+
+#[test]
+fn long_sequences_are_split_as_ptx() {
+    if nvrtc_or_skip().is_some() {
+        split(SIM);
+    }
+}
+
+fn split(device: DeviceSpec) {
     // Several splits; an empty sequence; one whose later splits have no token.
     let lens = vec![(1500, 1), (0, 0), (130, 1), (64, 1), (1, 1)];
     let case = Case {
@@ -231,10 +265,10 @@ fn long_sequences_are_split() {
         padding: 0,
         seed: 5,
     };
-    let (out, lse) = case.check();
+    let (out, lse) = case.check(device);
     assert!(out < 1e-2 && lse < 1e-4, "out {out:e}, lse {lse:e}");
     let launch = case.launch();
-    let core = DecodeAttention::new(case.shape, DeviceSpec::Cpu).unwrap();
+    let core = DecodeAttention::new(case.shape, device).unwrap();
     let found = core.run(&launch.inputs(&case.shape)).unwrap();
     let of_empty = found.lse.slice_outer(1..2).unwrap().to_f32_vec();
     assert!(of_empty.iter().all(|&lse| lse == f32::NEG_INFINITY));

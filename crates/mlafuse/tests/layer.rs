@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use mlafuse::config::{MlaConfig, RopePairing};
 use mlafuse::{
-    DType, DeviceSpec, HostTensor, LayerOptions, LayerWeights, MlaLayer, PlanKind, Step, checkpoint_tensors,
+    DType, DeviceSpec, HostTensor, KernelTime, LayerOptions, LayerWeights, MlaLayer, PlanKind, Step, checkpoint_tensors,
 };
+use mlafuse_ir::target::Arch;
+use mlafuse_runtime::nvrtc::testing::nvrtc_or_skip;
 use mlafuse_tensor::compare;
 use proptest::prelude::*;
 
@@ -103,6 +105,47 @@ proptest! {
             for (n, (found, expected)) in found.iter().zip(&expected).enumerate() {
                 let error = compare(&found.out, &expected.out).unwrap();
                 prop_assert!(error.rel_l2 < 1e-4, "{plan}, step {n}: {error}");
+            }
+        }
+    }
+}
+
+/// Lengths 0 and 1, no query latent and half-split rope; every kernel as PTX, and the counts of it.
+#[test]
+fn the_simulator_computes_the_layer() {
+    if nvrtc_or_skip().is_none() {
+        return;
+    }
+    for (config, chunks) in [
+        (
+            "heads=5,d_model=37,d_latent=23,d_rope=6,d_nope=9,d_v=7,d_q_latent=11",
+            [[0, 9], [1, 1]],
+        ),
+        (
+            "heads=2,d_model=16,d_latent=16,d_rope=4,d_nope=8,d_v=8,d_q_latent=none,rope=half",
+            [[4, 1], [1, 0]],
+        ),
+    ] {
+        let config = MlaConfig::from_inline(config).unwrap();
+        let weights = weights(&config, 3);
+        let layer = |device, plan| {
+            let options = LayerOptions {
+                device,
+                plan,
+                dtype: DType::F32,
+                page_size: 3,
+            };
+            MlaLayer::new(&weights, &config, options).unwrap()
+        };
+        let expected = run(&layer(DeviceSpec::Reference { f64: true }, PlanKind::Fused), &chunks, 5);
+        for plan in [PlanKind::Fused, PlanKind::Unfused] {
+            let found = run(&layer(DeviceSpec::sim(Arch::Sm80), plan), &chunks, 5);
+            for (n, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                let error = compare(&found.out, &expected.out).unwrap();
+                assert!(error.rel_l2 < 1e-4, "{plan}, step {n}: {error}");
+                let counted =
+                    |kernel: &KernelTime| kernel.statistics.as_ref().is_some_and(|s| s.total.instructions > 0);
+                assert!(found.kernels.iter().all(counted), "{:?}", found.kernels);
             }
         }
     }

@@ -2,8 +2,10 @@
 
 use mlafuse_codegen::build::BuildError;
 use mlafuse_codegen::lower::LowerError;
+use mlafuse_codegen::tile::LaunchError;
 use mlafuse_cpu::CpuError;
 use mlafuse_ir::target::Arch;
+use ptxsim::machine::Report;
 
 use crate::compile::Rejected;
 use crate::nvrtc::NvrtcError;
@@ -21,6 +23,14 @@ pub enum RuntimeError {
         /// What can be used.
         here: &'static str,
     },
+    /// A device whose kernels cannot be compiled.
+    #[error("device {device} executes what NVRTC compiles: {reason}{}", mend(reason))]
+    NoNvrtc {
+        /// The device.
+        device: String,
+        /// What is wrong with NVRTC.
+        reason: Box<NvrtcError>,
+    },
     /// More memory than can be had.
     #[error("{device}: cannot allocate {bytes} bytes")]
     OutOfMemory {
@@ -28,6 +38,12 @@ pub enum RuntimeError {
         device: String,
         /// The bytes asked for.
         bytes: usize,
+    },
+    /// A buffer that another device allocated.
+    #[error("device {device}: a buffer is another device's")]
+    ForeignBuffer {
+        /// The device that cannot use it.
+        device: String,
     },
     /// A size of a plan's buffer that a launch does not tell, or that is too large to count.
     #[error("plan {plan}: the size of buffer {buffer}, {size} elements, is unknown or too large with {dims}")]
@@ -75,6 +91,9 @@ pub enum RuntimeError {
     /// No thread program.
     #[error(transparent)]
     Lower(Box<LowerError>),
+    /// Sizes that a kernel cannot be launched in.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
     /// The CPU executor failed.
     #[error(transparent)]
     Cpu(#[from] CpuError),
@@ -90,6 +109,32 @@ pub enum RuntimeError {
         arch: Arch,
         /// Each schedule and what is wrong with it, as tried.
         rejected: Vec<Rejected>,
+    },
+    /// PTX that the simulator does not know.
+    #[error("kernel {kernel} for {arch}: its PTX cannot be simulated: {reason}")]
+    Ptx {
+        /// The kernel.
+        kernel: String,
+        /// The architecture.
+        arch: Arch,
+        /// What is wrong, with the line.
+        reason: String,
+    },
+    /// The simulator refuses a launch.
+    #[error(transparent)]
+    SimLaunch(#[from] ptxsim::machine::LaunchError),
+    /// A copy outside of the simulator's memory.
+    #[error("simulator: {0}")]
+    SimMemory(#[from] ptxsim::machine::MemoryError),
+    /// What the simulator's checkers found.
+    #[error("kernel {kernel} does not run soundly on the simulator of {arch}:{}", told(reports))]
+    Checker {
+        /// The kernel.
+        kernel: String,
+        /// The architecture.
+        arch: Arch,
+        /// The findings, at least one.
+        reports: Vec<Report>,
     },
     /// NVRTC's log does not tell the kernel's resources.
     #[error("kernel {kernel} for {arch}: the compiled module has no kernel of that name")]
@@ -112,4 +157,16 @@ fn listed(rejected: &[Rejected]) -> String {
         .iter()
         .map(|rejected| format!("\n  {}: {}", rejected.schedule, rejected.reason))
         .collect()
+}
+
+fn told(reports: &[Report]) -> String {
+    reports.iter().map(|report| format!("\n{report}")).collect()
+}
+
+/// Where the error does not tell how to get NVRTC, it is about one that was named.
+fn mend(reason: &NvrtcError) -> &'static str {
+    match reason {
+        NvrtcError::NotFound { .. } => "",
+        _ => "; `cargo xtask setup` installs one that is found without being named",
+    }
 }

@@ -1,24 +1,26 @@
 //! A plan made executable on a device.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use mlafuse_codegen::build::build;
 use mlafuse_codegen::schedule::Schedule;
 use mlafuse_codegen::tile::{ParamKind, TileProgram};
 use mlafuse_ir::plan::{self, BufferId, BufferRole, Plan};
 use mlafuse_ir::size::{Dims, Symbol};
 
-use crate::{Buffer, Device, Kernel, RuntimeError};
+use crate::{Buffer, Device, Kernel, Prepared, RuntimeError, Statistics};
 
 /// The time one launch took.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KernelTime {
     /// The kernel's name in the plan.
     pub name: String,
-    /// Wall time of the launch in milliseconds.
+    /// Wall time of the launch in milliseconds; on the simulator, of simulating it.
     pub ms: f64,
+    /// What the launch did, from a device that counts.
+    pub statistics: Option<Statistics>,
 }
 
 /// What a run made.
@@ -58,18 +60,20 @@ impl Executable {
     /// Where a kernel cannot be built or does not fit the device.
     pub fn new(device: Arc<dyn Device>, plan: Plan, hint: &Dims) -> Result<Executable, RuntimeError> {
         let _span = tracing::info_span!("build", plan = %plan.graph.name, kernels = plan.kernels.len()).entered();
+        let prepared = in_parallel(&plan.kernels, |region| device.prepare(&plan, region, hint));
         let mut steps = Vec::with_capacity(plan.kernels.len());
-        for region in &plan.kernels {
-            let schedule = device.schedule(&plan, region, hint)?;
-            let program = build(&plan, region, &schedule)?;
+        for (region, prepared) in plan.kernels.iter().zip(prepared) {
+            let Prepared {
+                schedule,
+                program,
+                kernel,
+            } = prepared?;
             tracing::debug!(kernel = %region.name, %schedule, "built");
-            let kernel = device.prepare(&program, &schedule)?;
-            let buffers = tensors(&plan, &program)?;
             steps.push(Step {
                 name: region.name.clone(),
                 schedule,
                 kernel,
-                buffers,
+                buffers: tensors(&plan, &program)?,
             });
         }
         Ok(Executable {
@@ -122,12 +126,13 @@ impl Executable {
             let _span = tracing::debug_span!("launch", kernel = %step.name).entered();
             let buffers: Vec<&Buffer> = step.buffers.iter().filter_map(|id| bound.get(id.0)).collect();
             let start = Instant::now();
-            step.kernel.launch(dims, &buffers)?;
+            let statistics = step.kernel.launch(dims, &buffers)?;
             let ms = start.elapsed().as_secs_f64() * 1e3;
             tracing::trace!(ms, "launched");
             times.push(KernelTime {
                 name: step.name.clone(),
                 ms,
+                statistics,
             });
         }
         Ok(times)
@@ -145,12 +150,14 @@ impl Executable {
             let expected = self.bytes(buffer, dims)?;
             let memory = match &buffer.role {
                 BufferRole::Input(name) => self.input(name, expected, inputs)?,
-                BufferRole::Output(_) => self.device.alloc(expected)?,
+                BufferRole::Output(_) => self.device.alloc(&buffer.name, expected)?,
                 BufferRole::Temp => match kept.get(&BufferId(index)) {
                     Some(memory) if memory.len() >= expected => memory.clone(),
                     _ => {
-                        let memory = self.device.alloc(expected)?;
-                        kept.insert(BufferId(index), memory.clone());
+                        let memory = self.device.alloc(&buffer.name, expected)?;
+                        if self.device.keeps_temporaries() {
+                            kept.insert(BufferId(index), memory.clone());
+                        }
                         memory
                     }
                 },
@@ -211,6 +218,30 @@ impl Executable {
     }
 }
 
+/// `f` of every item, in order, on as many threads as the machine has. Not rayon's: a caller may hold a lock, which no task
+/// that a waiting thread takes up meanwhile may ask for.
+fn in_parallel<T: Sync, R: Send>(items: &[T], f: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mine = std::iter::from_fn(|| {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            items.get(index).map(|item| (index, f(item)))
+        });
+        mine.collect::<Vec<_>>()
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut results = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads.min(items.len())).map(|_| scope.spawn(work)).collect();
+        let mut results = work();
+        for other in others {
+            results.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        results
+    });
+    results.sort_by_key(|(index, _)| *index);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
 /// The plan's buffers that a program's tensor parameters stand for.
 fn tensors(plan: &Plan, program: &TileProgram) -> Result<Vec<BufferId>, RuntimeError> {
     let mut buffers = Vec::new();
@@ -245,7 +276,7 @@ mod tests {
     }
 
     fn floats(device: &dyn Device, values: &[f32]) -> Buffer {
-        let buffer = device.alloc(4 * values.len()).unwrap();
+        let buffer = device.alloc("x", 4 * values.len()).unwrap();
         for (i, value) in values.iter().enumerate() {
             device.write(&buffer, 4 * i, &value.to_le_bytes()).unwrap();
         }

@@ -12,8 +12,14 @@ mod error;
 mod executable;
 pub mod folders;
 pub mod nvrtc;
+mod sim;
+mod spec;
+mod splits;
 
 pub use compile::{CompiledKernel, Rejected, Resources, SourceKernel, compile_region, region_source};
-pub use device::{Buffer, Device, DeviceSpec, DeviceSpecError, Kernel, open};
+pub use device::{Buffer, Device, Kernel, Prepared, open};
 pub use error::RuntimeError;
 pub use executable::{Executable, KernelTime, Run};
+pub use ptxsim::machine::{Counters, Statistics};
+pub use sim::SimBuffer;
+pub use spec::{DeviceSpec, DeviceSpecError};

@@ -16,7 +16,9 @@ mod resolve;
 mod shared;
 mod tensor_core;
 
+use crate::executor::Executor;
 use mlafuse_codegen::thread::ThreadProgram;
+use mlafuse_codegen::tile;
 
 pub use global::{DeviceBuffer, Memory};
 
@@ -67,6 +69,41 @@ pub struct Stats {
     pub products: usize,
     /// Barriers that blocks met at.
     pub barriers: usize,
+}
+
+/// The machine as an executor: copies arrive late, then early.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Machine;
+
+impl Executor for Machine {
+    type Stats = Stats;
+
+    fn execute(
+        &mut self,
+        threads: &ThreadProgram,
+        launch: &tile::Launch,
+        memory: &mut Memory,
+    ) -> Result<Stats, String> {
+        let args: Vec<Arg> = launch.args.iter().map(Arg::from).collect();
+        let grid = launch.grid.map(|blocks| blocks as usize);
+        let mut early = memory.clone();
+        let stats = self::launch(threads, grid, &args, memory, Arrival::Lazy).map_err(|f| f.to_string())?;
+        self::launch(threads, grid, &args, &mut early, Arrival::Eager).map_err(|f| f.to_string())?;
+        match early == *memory {
+            true => Ok(stats),
+            false => Err("copies that arrive early give another result than late ones".into()),
+        }
+    }
+}
+
+impl From<&tile::Arg> for Arg {
+    fn from(arg: &tile::Arg) -> Arg {
+        match *arg {
+            tile::Arg::Buffer { buffer, .. } => Arg::Buffer(buffer.0),
+            tile::Arg::I32(value) => Arg::Int(value.into()),
+            tile::Arg::I64(value) => Arg::Int(value),
+        }
+    }
 }
 
 /// The registers of one array after a block, by register, then thread. Floats; `None` where none was set.

@@ -9,13 +9,13 @@ use super::stage::published;
 use crate::files::OutFiles;
 use crate::output::Report;
 use crate::progress::Progress;
-use anyhow::{Context, Result, bail};
-use mlafuse_codegen::tile::{Access, ParamKind};
+use anyhow::{Context, Result};
+use mlafuse_codegen::tile::{Access, Arg};
 use mlafuse_ir::plan::{Plan, Region, RegionKind};
 use mlafuse_ir::size::{Dims, Symbol};
 use mlafuse_runtime::CompiledKernel;
 use mlafuse_tensor::{DType, HostTensor, write_safetensors};
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// Cached tokens that are worth a split of their own, and most splits.
 const TOKENS_PER_SPLIT: usize = 256;
@@ -102,11 +102,19 @@ struct Repro<'a> {
 impl Repro<'_> {
     fn write(&self, files: &mut OutFiles, memory: &Memory, expected: &Expected) -> Result<()> {
         let name = &self.region.name;
+        let launch = self.kernel.tile.launch(self.dims)?;
         let (mut inputs, mut references, mut args) = (Vec::new(), Vec::new(), Vec::new());
-        for param in &self.kernel.tile.params {
-            let ParamKind::Tensor { dtype, access, buffer } = param.kind else {
-                args.push(self.scalar(&param.kind)?);
-                continue;
+        for (param, arg) in self.kernel.tile.params.iter().zip(launch.args) {
+            let (buffer, access) = match arg {
+                Arg::Buffer { buffer, access } => (buffer, access),
+                Arg::I32(value) => {
+                    args.push(json!({ "i32": value }));
+                    continue;
+                }
+                Arg::I64(value) => {
+                    args.push(json!({ "i64": value }));
+                    continue;
+                }
             };
             let declared = self.plan.buffer(buffer);
             let shape = shape(declared, self.dims)?;
@@ -126,44 +134,22 @@ impl Repro<'_> {
             }
             args.push(match is_cache(declared) {
                 true => json!({ "inout": in_file }),
-                false => json!({ "output": param.name, "dtype": dtype.to_string(), "shape": shape }),
+                false => json!({ "output": param.name, "dtype": declared.dtype.to_string(), "shape": shape }),
             });
         }
         files.write(format!("{name}/{name}.ptx"), &self.kernel.ptx)?;
         write_safetensors(files.path(format!("{name}/inputs.safetensors"))?, &inputs)?;
         write_safetensors(files.path(format!("{name}/reference.safetensors"))?, &references)?;
-        files.write(format!("{name}/LAUNCH.json"), format!("{:#}\n", self.launch(args)?))
-    }
-
-    fn launch(&self, args: Vec<Value>) -> Result<Value> {
-        let name = &self.region.name;
-        let Some(grid) = self.kernel.tile.grid_size(self.dims) else {
-            bail!("kernel {name}: the grid's size is no integer of its scalar parameters");
-        };
-        Ok(json!({
+        let launch = json!({
             "ptx": format!("{name}.ptx"),
             "entry": name,
-            "grid": grid,
+            "grid": launch.grid,
             "block": [self.kernel.resources.threads, 1, 1],
             "dynamic_shared": self.kernel.resources.dynamic_shared_bytes,
             "args": args,
             "reference": { "file": "reference.safetensors", "rel_l2": self.rel_l2 },
-        }))
-    }
-
-    /// Strides travel in 64 bits, other scalars in 32.
-    fn scalar(&self, kind: &ParamKind) -> Result<Value> {
-        let ParamKind::Scalar(symbol) = *kind else {
-            return Ok(json!({ "null": 0 }));
-        };
-        let value = self
-            .dims
-            .get(symbol)
-            .with_context(|| format!("symbol {symbol} has no value"))?;
-        Ok(match symbol {
-            Symbol::R | Symbol::G => json!({ "i64": value }),
-            _ => json!({ "i32": value }),
-        })
+        });
+        files.write(format!("{name}/LAUNCH.json"), format!("{launch:#}\n"))
     }
 }
 

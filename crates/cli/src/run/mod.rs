@@ -2,6 +2,7 @@
 
 mod expect;
 mod input;
+mod kernels;
 mod report;
 
 use crate::files::check_output_file;
@@ -43,9 +44,14 @@ pub struct Args {
     /// Where `prefill_out` [B, T, d_model] and `decode_out` [N, B, d_model] go, in f32; whole or not at all.
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
-    /// What computes: cpu, sim, sim:ARCH, cuda, cuda:N, reference (the interpreter, f32) or reference:f64.
+    /// What computes: cpu; sim or sim:ARCH, which executes the kernels' PTX; cuda, cuda:N; reference (the interpreter, f32) or
+    /// reference:f64.
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     device: DeviceSpec,
+    /// Whether the simulator looks for races, reads of what nothing wrote and misuse of barriers, which takes longer. Accesses
+    /// outside of allocations, deadlocks and stores to inputs are always found. [default: all]
+    #[arg(long, value_enum)]
+    check: Option<CheckChoice>,
     /// Fused kernels, or one for each node.
     #[arg(long, value_enum, default_value_t = PlanChoice::Fused)]
     plan: PlanChoice,
@@ -71,6 +77,8 @@ const EXAMPLES: &str = "\
 Examples:
   mlafuse run --checkpoint examples/deepseek-v3-tiny --input examples/deepseek-v3-tiny/io.safetensors \\
       --output out.safetensors --expect examples/deepseek-v3-tiny/io.safetensors
+  mlafuse run --checkpoint examples/deepseek-v3-tiny --input examples/deepseek-v3-tiny/io.safetensors \\
+      --output out.safetensors --device sim:sm_120
   mlafuse run --checkpoint DeepSeek-V2-Lite --layer 5 --input io.safetensors --output out.safetensors --plan unfused
   mlafuse run --checkpoint LongCat-Flash --prefix model.layers.0.self_attn.1 --input io.safetensors --output out.safetensors \\
       --device reference:f64";
@@ -79,6 +87,28 @@ fn tolerance(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
         _ => Err("expected a number of at least 0, as 2e-2".to_string()),
+    }
+}
+
+/// What the simulator looks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum CheckChoice {
+    /// Nothing that takes time.
+    None,
+    /// Everything.
+    All,
+}
+
+impl Args {
+    /// --device with --check.
+    fn device(&self) -> DeviceSpec {
+        match (self.device, self.check) {
+            (DeviceSpec::Sim { arch, .. }, Some(check)) => DeviceSpec::Sim {
+                arch,
+                checked: check == CheckChoice::All,
+            },
+            (device, _) => device,
+        }
     }
 }
 
@@ -96,6 +126,12 @@ struct Outcome {
 
 pub fn run(args: &Args) -> Result<Report> {
     check_output_file("--output", &args.output)?;
+    if args.check.is_some() && !matches!(args.device, DeviceSpec::Sim { .. }) {
+        bail!(
+            "--check: only the simulator has checks, and --device is {}; allowed: sim, sim:ARCH",
+            args.device
+        );
+    }
     if !args.checkpoint.is_dir() {
         bail!("--checkpoint {}: not a folder", args.checkpoint.display());
     }
@@ -146,7 +182,7 @@ fn load(args: &Args, config: &MlaConfig) -> Result<MlaLayer> {
     }
     let checkpoint = Checkpoint::open(&args.checkpoint)?;
     let options = LayerOptions {
-        device: args.device,
+        device: args.device(),
         plan: args.plan.kind(),
         dtype: args.dtype.dtype(),
         page_size: args.page_size as usize,

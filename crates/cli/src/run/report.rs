@@ -1,14 +1,15 @@
 //! What is told of a run.
 
 use super::expect::{Judged, Verdict};
+use super::kernels::{Summed, kernel_table, summed};
 use super::{Args, Outcome, is_reference};
-use crate::output::{Align, Report, table};
-use mlafuse::{HostTensor, KernelTime};
+use crate::output::Report;
+use mlafuse::HostTensor;
 use serde_json::{Value, json};
 
 pub fn report(args: &Args, outcome: Outcome, verdict: Option<Verdict>) -> Report {
     let kernels = summed(&outcome.kernels);
-    let mut text = format!("device {}", args.device);
+    let mut text = format!("device {}", args.device());
     if !is_reference(args) {
         text += &format!(
             ", plan {}, {}, page size {}",
@@ -31,7 +32,7 @@ pub fn report(args: &Args, outcome: Outcome, verdict: Option<Verdict>) -> Report
     text += &format!("\nwrote {}\n", args.output.display());
     let within = verdict.as_ref().map(Verdict::is_within);
     let json = json!({
-        "device": args.device.to_string(),
+        "device": args.device().to_string(),
         "plan": if is_reference(args) { Value::Null } else { args.plan.kind().to_string().into() },
         "dtype": if is_reference(args) { Value::Null } else { args.dtype.dtype().to_string().into() },
         "page_size": args.page_size,
@@ -75,52 +76,4 @@ fn object(judged: &Judged) -> Value {
         "tolerance": judged.tolerance,
         "tolerance_from": judged.because,
     })
-}
-
-/// All launches of the kernels of one name.
-struct Summed {
-    name: String,
-    launches: usize,
-    ms: f64,
-}
-
-impl Summed {
-    fn object(&self) -> Value {
-        json!({ "name": self.name, "launches": self.launches, "ms": self.ms })
-    }
-}
-
-/// By name, in order of first launch.
-fn summed(launches: &[KernelTime]) -> Vec<Summed> {
-    let mut kernels: Vec<Summed> = Vec::new();
-    for KernelTime { name, ms } in launches {
-        match kernels.iter_mut().find(|kernel| kernel.name == *name) {
-            Some(kernel) => (kernel.launches, kernel.ms) = (kernel.launches + 1, kernel.ms + ms),
-            None => kernels.push(Summed {
-                name: name.clone(),
-                launches: 1,
-                ms: *ms,
-            }),
-        }
-    }
-    kernels
-}
-
-fn kernel_table(kernels: &[Summed]) -> String {
-    let row = |kernel: &Summed| {
-        [
-            kernel.name.clone(),
-            kernel.launches.to_string(),
-            format!("{:.3}", kernel.ms),
-        ]
-    };
-    let rows: Vec<_> = kernels.iter().map(row).collect();
-    table(
-        [
-            ("kernel", Align::Left),
-            ("launches", Align::Right),
-            ("ms", Align::Right),
-        ],
-        &rows,
-    )
 }

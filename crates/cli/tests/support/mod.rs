@@ -52,7 +52,13 @@ pub fn good(args: &[&str]) -> Ran {
 
 /// Runs it and expects status 2, nothing on stdout, and one message that holds all of `words`.
 pub fn bad(args: &[&str], words: &[&str]) {
-    let Ran { status, stdout, stderr } = ran(&mut mlafuse(args));
+    refused(&mut mlafuse(args), words);
+}
+
+/// As [`bad`], of a command.
+pub fn refused(command: &mut Command, words: &[&str]) {
+    let Ran { status, stdout, stderr } = ran(command);
+    let args = &command.get_args().collect::<Vec<_>>();
     assert_eq!((status, stdout.as_str()), (2, ""), "{args:?}: {stderr}");
     assert!(
         stderr.starts_with("error: ") && stderr.matches("error: ").count() == 1,

@@ -1,7 +1,7 @@
 use super::*;
 use clap::Parser;
 use mlafuse_codegen::build::build;
-use mlafuse_codegen::tile::TileProgram;
+use mlafuse_codegen::tile::{ParamKind, TileProgram};
 use mlafuse_cpu::{CpuBuffer, CpuKernel, Level};
 use mlafuse_ir::plan::BufferId;
 use mlafuse_runtime::region_source;

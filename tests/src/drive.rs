@@ -1,0 +1,99 @@
+//! Ways through the kernels of a case.
+
+use crate::case::{Case, Numbers, Run};
+use mlafuse_codegen::build::candidates;
+use mlafuse_codegen::schedule::Schedule;
+use mlafuse_ir::plan::{Region, RegionKind};
+use mlafuse_ir::target::{Arch, Target};
+use mlafuse_tensor::DType;
+
+/// Every figure of a test, or `more` where `MLAFUSE_DEEP=1`.
+pub fn deep<T>(usual: T, more: T) -> T {
+    match std::env::var("MLAFUSE_DEEP") {
+        Ok(value) if value == "1" => more,
+        _ => usual,
+    }
+}
+
+/// Two splits of absorbed and fused attention in bf16.
+pub fn case(model: &str, lengths: &[(usize, usize)]) -> Case {
+    Case {
+        model: model.into(),
+        dtype: DType::BF16,
+        page_size: 16,
+        lengths: lengths.to_vec(),
+        splits: 2,
+        absorbed: true,
+        fused: true,
+        row_align: 8,
+        seed: 7,
+    }
+}
+
+/// Every kernel of the layer, in order, each under `count` schedules. `kernel` runs one.
+///
+/// # Errors
+/// That of `kernel`, or that there is no schedule.
+pub fn layer(
+    case: &Case,
+    arch: Arch,
+    count: usize,
+    mut kernel: impl FnMut(&mut Run, &Region, &Schedule) -> Result<(), String>,
+) -> Result<(), String> {
+    let mut run = Run::new(case);
+    let mut numbers = Numbers::new(!case.seed);
+    for region in run.plan.kernels.clone() {
+        let all = schedules(&run, &region, arch)?;
+        let before = run.memory.clone();
+        for _ in 0..count {
+            run.memory = before.clone();
+            kernel(&mut run, &region, &all[numbers.below(all.len())])?;
+        }
+    }
+    Ok(())
+}
+
+/// Attention under each of `picked` out of its schedules, and the combine after it, on queries of their own. `kernel` runs
+/// one.
+///
+/// # Errors
+/// That of `kernel`, or that there is no schedule.
+pub fn attention(
+    case: &Case,
+    arch: Arch,
+    picked: impl Fn(&[Schedule]) -> Vec<Schedule>,
+    mut kernel: impl FnMut(&mut Run, &Region, &Schedule) -> Result<(), String>,
+) -> Result<(), String> {
+    let mut run = Run::new(case);
+    let [attention, combine] = attention_kernels(&run);
+    run.fill_temporaries(&attention, &mut Numbers::new(case.seed.wrapping_add(1)), 1.0);
+    let before = run.memory.clone();
+    let combines = schedules(&run, &combine, arch)?;
+    for (i, schedule) in picked(&schedules(&run, &attention, arch)?).into_iter().enumerate() {
+        run.memory = before.clone();
+        kernel(&mut run, &attention, &schedule)?;
+        kernel(&mut run, &combine, &combines[i % combines.len()])?;
+    }
+    Ok(())
+}
+
+/// The kernels of fused attention.
+///
+/// # Panics
+/// Where the plan has none.
+pub fn attention_kernels(run: &Run) -> [Region; 2] {
+    let find = |wanted: fn(&RegionKind) -> bool| {
+        let found = run.plan.kernels.iter().find(|kernel| wanted(&kernel.kind));
+        found
+            .unwrap_or_else(|| panic!("no fused attention in {}", run.plan))
+            .clone()
+    };
+    [
+        find(|kind| matches!(kind, RegionKind::Attention(_))),
+        find(|kind| matches!(kind, RegionKind::Combine(_))),
+    ]
+}
+
+fn schedules(run: &Run, region: &Region, arch: Arch) -> Result<Vec<Schedule>, String> {
+    candidates(&run.plan, region, &Target::for_arch(arch), &run.dims).map_err(|error| error.to_string())
+}
