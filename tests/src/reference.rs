@@ -29,7 +29,7 @@ const ACCUMULATION: f64 = 1e-5;
 pub fn expected(run: &Run, region: &Region, schedule: &Schedule) -> Result<Vec<Expected>, String> {
     match &region.kind {
         RegionKind::Node(value) => {
-            let (view, values) = interpreted(run, &[*value], *value)?;
+            let (view, values) = interpreted(run, &region.nodes, *value)?;
             let slack = ACCUMULATION * largest(&values);
             Ok(vec![Expected { view, values, slack }])
         }

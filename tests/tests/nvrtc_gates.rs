@@ -29,7 +29,7 @@ struct Job {
 }
 
 /// The kernels of `model` that `wanted` keeps, for each architecture, in a plan for launches of the sizes in `dims`.
-fn jobs(model: Model, kind: PlanKind, dims: &Dims, archs: &[Arch], wanted: fn(&RegionKind) -> bool) -> Vec<Job> {
+fn jobs(model: Model, kind: PlanKind, dims: &Dims, archs: &[Arch], wanted: fn(&Region) -> bool) -> Vec<Job> {
     let (name, dtype) = model;
     let config = preset(name)
         .or_else(|_| MlaConfig::from_inline(name))
@@ -49,7 +49,7 @@ fn jobs(model: Model, kind: PlanKind, dims: &Dims, archs: &[Arch], wanted: fn(&R
         let plan = plan_for(&graph, kind, dims, &machine(&target, dtype))
             .expect("a plan")
             .plan;
-        for region in plan.kernels.iter().filter(|region| wanted(&region.kind)) {
+        for region in plan.kernels.iter().filter(|region| wanted(region)) {
             let (plan, dims, target) = (plan.clone(), dims.clone(), target.clone());
             jobs.push(Job {
                 model,
@@ -173,11 +173,11 @@ fn decode() -> Dims {
 }
 
 #[test]
-fn attention_fits_every_architecture() {
+fn fused_kernels_fit_every_architecture() {
     let Some(nvrtc) = nvrtc_or_skip() else { return };
     let archs = known(&nvrtc);
     assert!(archs.contains(&Arch::Sm80) && archs.contains(&Arch::Sm90a), "{archs:?}");
-    let fused = |kind: &RegionKind| matches!(kind, RegionKind::Attention(_) | RegionKind::Combine(_));
+    let fused = |region: &Region| !matches!(region.kind, RegionKind::Node(_)) || region.nodes.len() > 1;
     let mut all = Vec::new();
     for model in [
         ("deepseek-v3", DType::BF16),

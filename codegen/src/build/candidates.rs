@@ -9,7 +9,7 @@ use crate::schedule::Schedule;
 use crate::tile::TileProgram;
 use mlafuse_ir::graph::{Op, ValueId};
 use mlafuse_ir::plan::{Plan, Region, RegionKind, View};
-use mlafuse_ir::size::{Dims, Size};
+use mlafuse_ir::size::{Dim, Dims, Size};
 use mlafuse_ir::target::Target;
 
 /// How a region's schedules are enumerated.
@@ -167,11 +167,11 @@ fn family(plan: &Plan, region: &Region, dims: &Dims) -> Result<Family, BuildErro
         }
         Op::CacheWrite => {
             let latent = plan.graph.node(value).args.get(1).copied().unwrap_or(value);
-            let latent = plan.view(latent).ok_or_else(|| missing(latent))?;
-            let tokens = latent.shape.get(1).map_or(1, |&dim| number(&Size::one().times(dim)));
+            let shape = &plan.graph.ty(latent).shape;
+            let extent = |dim: Option<&Dim>| dim.map_or(1, |&dim| number(&Size::one().times(dim)));
             Family::Rows {
-                rows: tokens,
-                cols: rows_of(latent).1,
+                rows: extent(shape.get(1)),
+                cols: extent(shape.last()),
             }
         }
         _ => {

@@ -13,6 +13,7 @@ mod contract;
 mod cost;
 mod elementwise;
 mod error;
+mod new_rows;
 mod program;
 mod rms_norm;
 mod rope;

@@ -75,7 +75,8 @@ pub(super) fn build(mut p: ProgramBuilder, value: ValueId, pairing: Pairing) -> 
     Ok(p.finish(vec![doc], grid, body))
 }
 
-fn check(p: &ProgramBuilder, d: usize, tables: [&View; 2]) -> Result<(), BuildError> {
+/// Checks the width of a rotated row and its tables.
+pub(super) fn check_tables(p: &ProgramBuilder, d: usize, tables: [&View; 2]) -> Result<(), BuildError> {
     if d == 0 || !d.is_multiple_of(2) {
         return Err(p.unsupported(
             "width of a rotated row",
@@ -83,13 +84,20 @@ fn check(p: &ProgramBuilder, d: usize, tables: [&View; 2]) -> Result<(), BuildEr
             "an even constant of at least 2",
         ));
     }
-    if let Some(table) = tables
+    match tables
         .into_iter()
         .find(|table| p.dtype(table) != DType::F32 || table.shape.len() != 2)
     {
-        let found = format!("{} of {} dimensions", p.dtype(table), table.shape.len());
-        return Err(p.unsupported("rope table", found, "f32 of 2 dimensions"));
+        Some(table) => {
+            let found = format!("{} of {} dimensions", p.dtype(table), table.shape.len());
+            Err(p.unsupported("rope table", found, "f32 of 2 dimensions"))
+        }
+        None => Ok(()),
     }
+}
+
+fn check(p: &ProgramBuilder, d: usize, tables: [&View; 2]) -> Result<(), BuildError> {
+    check_tables(p, d, tables)?;
     let found = p.schedule.block_n;
     if found < d || !d.is_multiple_of(2) {
         let expected = format!("an even number of at least {d}, the rows' width");

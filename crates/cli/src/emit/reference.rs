@@ -40,7 +40,7 @@ pub fn expected(plan: &Plan, region: &Region, dims: &Dims, memory: &Memory, spli
         RegionKind::Node(value) => {
             let view = plan.view(*value).context("the kernel's result is not in memory")?;
             let before = buffers.get(&view.buffer).map(|tensor| tensor.to_f64_vec());
-            let result = reads.node(*value)?;
+            let result = reads.nodes(&region.nodes, *value)?;
             let size = plan
                 .buffer(view.buffer)
                 .size
@@ -104,41 +104,21 @@ impl Reads<'_> {
         Ok(tensor.to_f64_vec())
     }
 
-    /// The interpreter on a graph of this node alone.
-    fn node(&self, value: ValueId) -> Result<Vec<f64>> {
-        let node = self.plan.graph.node(value);
-        let mut graph = Graph {
-            name: "kernel".to_string(),
-            ..Graph::default()
+    /// The interpreter on a graph of these nodes alone, of which `value` is the last.
+    fn nodes(&self, nodes: &[ValueId], value: ValueId) -> Result<Vec<f64>> {
+        let mut part = Part {
+            reads: self,
+            nodes,
+            graph: Graph {
+                name: "kernel".to_string(),
+                ..Graph::default()
+            },
+            inputs: BTreeMap::new(),
+            places: BTreeMap::new(),
         };
-        let (mut places, mut inputs) = (BTreeMap::new(), BTreeMap::new());
-        for &arg in &node.args {
-            if places.contains_key(&arg) {
-                continue;
-            }
-            let (name, ty) = (format!("arg{}", places.len()), self.plan.graph.ty(arg).clone());
-            let (shape, data) = self.value(arg)?;
-            let data = match ty.dtype.is_float() {
-                true => Value::floats(&shape, data),
-                false => Value::ints(&shape, data.iter().map(|&n| n as i32).collect()),
-            };
-            inputs.insert(name.clone(), data);
-            places.insert(arg, ValueId(graph.nodes.len()));
-            graph.nodes.push(Node {
-                op: Op::Input { name: name.clone() },
-                name,
-                args: Vec::new(),
-                ty,
-            });
-        }
-        let args = node.args.iter().filter_map(|arg| places.get(arg).copied()).collect();
-        graph.outputs.push(("out".to_string(), ValueId(graph.nodes.len())));
-        graph.nodes.push(Node {
-            args,
-            name: "result".to_string(),
-            ..node.clone()
-        });
-        let mut outputs = interpret::<f64>(&graph, self.dims, &inputs)?;
+        let result = part.place(value)?;
+        part.graph.outputs.push(("out".to_string(), result));
+        let mut outputs = interpret::<f64>(&part.graph, self.dims, &part.inputs)?;
         let out = outputs.remove("out").context("the reference gave no result")?;
         Ok(out
             .as_floats()
@@ -243,6 +223,52 @@ fn softmax_sum(columns: usize, weighed: &[(f64, &[f64])]) -> (Vec<f64>, f64) {
         out.iter_mut().zip(*row).for_each(|(out, value)| *out += weight * value);
     }
     (out, max + sum.ln())
+}
+
+/// Some of a plan's nodes as a graph of their own, with what they read as inputs.
+struct Part<'a> {
+    reads: &'a Reads<'a>,
+    nodes: &'a [ValueId],
+    graph: Graph,
+    inputs: BTreeMap<String, Value<f64>>,
+    /// Where each value of the plan's graph stands in this one.
+    places: BTreeMap<ValueId, ValueId>,
+}
+
+impl Part<'_> {
+    fn place(&mut self, value: ValueId) -> Result<ValueId> {
+        if let Some(&place) = self.places.get(&value) {
+            return Ok(place);
+        }
+        let node = self.reads.plan.graph.node(value).clone();
+        let node = match self.nodes.contains(&value) {
+            true => {
+                let args = node.args.iter().map(|&arg| self.place(arg)).collect::<Result<_>>()?;
+                Node { args, ..node }
+            }
+            false => self.input(value, node)?,
+        };
+        let place = ValueId(self.graph.nodes.len());
+        self.graph.nodes.push(node);
+        self.places.insert(value, place);
+        Ok(place)
+    }
+
+    fn input(&mut self, value: ValueId, node: Node) -> Result<Node> {
+        let name = format!("arg{}", self.inputs.len());
+        let (shape, data) = self.reads.value(value)?;
+        let data = match node.ty.dtype.is_float() {
+            true => Value::floats(&shape, data),
+            false => Value::ints(&shape, data.iter().map(|&n| n as i32).collect()),
+        };
+        self.inputs.insert(name.clone(), data);
+        Ok(Node {
+            op: Op::Input { name: name.clone() },
+            name,
+            args: Vec::new(),
+            ty: node.ty,
+        })
+    }
 }
 
 #[cfg(test)]

@@ -106,7 +106,7 @@ pub struct CombineRegion {
 /// What a kernel computes.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RegionKind {
-    /// One node by itself.
+    /// One node, with those of [`Region::nodes`] before it that are computed on the way to it.
     Node(ValueId),
     /// Attention over a paged cache.
     Attention(AttentionRegion),
@@ -179,6 +179,15 @@ pub enum PlanError {
     },
 }
 
+/// What is computed together.
+#[derive(Default)]
+struct Fusions {
+    /// By the value that is made.
+    attentions: BTreeMap<ValueId, fuse::Found>,
+    /// By the node that is last, those that its kernel computes before it.
+    joined: BTreeMap<ValueId, Vec<ValueId>>,
+}
+
 /// A kernel before names and buffers are given out.
 struct Draft {
     nodes: Vec<ValueId>,
@@ -192,16 +201,19 @@ enum DraftKind {
 
 /// A kernel for every node.
 pub fn unfused(graph: &Graph) -> Result<Plan, PlanError> {
-    plan(graph, &BTreeMap::new(), Vec::new())
+    plan(graph, &Fusions::default(), Vec::new())
 }
 
-/// The fewest kernels that are known: attention over cached rows becomes one kernel and a combine.
+/// The fewest kernels that are known: attention over cached rows becomes one kernel and a combine, the norm and rope of new
+/// rows join their cache write.
 ///
-/// What looks like attention but cannot be fused stays a kernel a node, and [`Plan::notes`] says why.
+/// What looks like one of these but cannot be fused stays a kernel a node, and [`Plan::notes`] says why.
 pub fn fused(graph: &Graph) -> Result<Plan, PlanError> {
     check_order(graph)?;
-    let (found, notes) = fuse::attentions(graph);
-    plan(graph, &found, notes)
+    let (attentions, mut notes) = fuse::attentions(graph);
+    let (joined, more) = fuse::cache_rows(graph);
+    notes.extend(more);
+    plan(graph, &Fusions { attentions, joined }, notes)
 }
 
 impl Plan {
@@ -252,9 +264,9 @@ fn check_order(graph: &Graph) -> Result<(), PlanError> {
     }
 }
 
-fn plan(graph: &Graph, attentions: &BTreeMap<ValueId, fuse::Found>, notes: Vec<String>) -> Result<Plan, PlanError> {
+fn plan(graph: &Graph, fusions: &Fusions, notes: Vec<String>) -> Result<Plan, PlanError> {
     check_order(graph)?;
-    let drafts = drafts(graph, attentions);
+    let drafts = drafts(graph, fusions);
     let mut plan = Plan {
         graph: graph.clone(),
         buffers: Vec::new(),
@@ -272,7 +284,7 @@ fn plan(graph: &Graph, attentions: &BTreeMap<ValueId, fuse::Found>, notes: Vec<S
 }
 
 /// The kernels that outputs and caches need, in order of their last node.
-fn drafts(graph: &Graph, attentions: &BTreeMap<ValueId, fuse::Found>) -> Vec<Draft> {
+fn drafts(graph: &Graph, fusions: &Fusions) -> Vec<Draft> {
     let mut needed: BTreeSet<ValueId> = graph.outputs.iter().map(|&(_, value)| value).collect();
     let mut drafts = Vec::new();
     for value in graph.values().collect::<Vec<_>>().into_iter().rev() {
@@ -280,7 +292,7 @@ fn drafts(graph: &Graph, attentions: &BTreeMap<ValueId, fuse::Found>) -> Vec<Dra
         if !needed.contains(&value) && node.op != Op::CacheWrite {
             continue;
         }
-        if let Some(found) = attentions.get(&value) {
+        if let Some(found) = fusions.attentions.get(&value) {
             needed.extend(found.reads());
             let kind = DraftKind::Attention {
                 found: found.clone(),
@@ -292,17 +304,28 @@ fn drafts(graph: &Graph, attentions: &BTreeMap<ValueId, fuse::Found>) -> Vec<Dra
             });
             continue;
         }
-        needed.extend(node.args.iter().copied());
+        let mut nodes = fusions.joined.get(&value).cloned().unwrap_or_default();
+        nodes.push(value);
+        needed.extend(outside(graph, &nodes));
         let computes = !matches!(node.op, Op::Input { .. } | Op::Slice { .. } | Op::Reshape);
         if computes {
-            drafts.push(Draft {
-                nodes: vec![value],
-                kind: DraftKind::Node(value),
-            });
+            let kind = DraftKind::Node(value);
+            drafts.push(Draft { nodes, kind });
         }
     }
     drafts.reverse();
     drafts
+}
+
+/// The values that nodes read and do not make themselves, in order of first use.
+fn outside(graph: &Graph, nodes: &[ValueId]) -> Vec<ValueId> {
+    let mut values = Vec::new();
+    for &arg in nodes.iter().flat_map(|&node| &graph.node(node).args) {
+        if !nodes.contains(&arg) && !values.contains(&arg) {
+            values.push(arg);
+        }
+    }
+    values
 }
 
 /// Gives every value that reaches memory its buffer and view.
@@ -436,11 +459,11 @@ fn add_kernels(plan: &mut Plan, draft: Draft, names: &mut BTreeSet<String>) {
             } else {
                 format!("{op}_{}", node.name)
             };
-            let args = match node.op {
+            let mut args = outside(&plan.graph, &draft.nodes);
+            if node.op == Op::CacheWrite {
                 // Rows are written to the cache, not read from it.
-                Op::CacheWrite => node.args.get(1..).unwrap_or_default().to_vec(),
-                _ => node.args.clone(),
-            };
+                args.retain(|arg| node.args.first() != Some(arg));
+            }
             let reads = buffers(plan, &args);
             let writes = buffers(plan, &[value]);
             let name = kernel_name(&wanted, names);

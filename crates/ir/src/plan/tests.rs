@@ -86,15 +86,26 @@ fn attention_is_fused() {
     .unwrap();
     assert_eq!(
         names(&plan),
-        [
-            "rope_k_pe",
-            "rope_q_pe",
-            "cache_write_new_cache",
-            "attention",
-            "combine"
-        ]
+        ["rope_q_pe", "cache_write_new_cache", "attention", "combine"]
     );
     assert!(plan.notes.is_empty());
+    // The key's rope is done where it is written.
+    let write = plan.kernel("cache_write_new_cache").unwrap();
+    let covered: Vec<_> = write
+        .nodes
+        .iter()
+        .map(|&node| plan.graph.node(node).name.as_str())
+        .collect();
+    assert_eq!(covered, ["k_pe", "new_cache"]);
+    let read: Vec<_> = write
+        .reads
+        .iter()
+        .map(|&buffer| plan.buffer(buffer).name.as_str())
+        .collect();
+    assert_eq!(
+        read,
+        ["k_raw", "cos", "sin", "q_len", "kv_len", "latent", "block_table"]
+    );
     let RegionKind::Attention(attention) = &plan.kernel("attention").unwrap().kind else {
         panic!()
     };
@@ -268,4 +279,21 @@ fn kernel_names_are_unique_identifiers() {
     assert_eq!(kernel_name("a.b", &mut names), "a_b");
     assert_eq!(kernel_name("a_b", &mut names), "a_b_2");
     assert_eq!(kernel_name("2x", &mut names), "k2x");
+}
+
+#[test]
+fn a_rope_that_is_needed_elsewhere_keeps_its_kernel() {
+    let mut graph = decode(Shape {
+        heads: 2,
+        d_latent: 16,
+        d_rope: 8,
+    });
+    let key = graph.values().find(|&value| graph.node(value).name == "k_pe").unwrap();
+    graph.outputs.push(("k_pe".to_string(), key));
+    let plan = fused(&graph).unwrap();
+    assert!(plan.kernel("rope_k_pe").is_some(), "{plan}");
+    assert_eq!(
+        plan.notes,
+        ["`k_pe` not fused with `new_cache`: it is needed elsewhere too"]
+    );
 }

@@ -1,6 +1,6 @@
 //! Finds attention over cached rows: softmax between two contractions over the same dimension.
 
-use super::QueryPart;
+use super::super::QueryPart;
 use crate::graph::{EinsumSpec, Graph, Op, ValueId};
 use crate::infer::shape_text;
 use crate::size::Dim;
@@ -9,7 +9,7 @@ use std::ops::Range;
 
 /// An attention that one kernel can compute.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Found {
+pub(in crate::plan) struct Found {
     /// The nodes it covers, in order; the last makes the result.
     pub nodes: Vec<ValueId>,
     pub queries: Vec<QueryPart>,
@@ -33,7 +33,7 @@ impl Found {
 }
 
 /// Every attention that can be fused, by the value it makes, and a note for every softmax whose attention cannot.
-pub(super) fn attentions(graph: &Graph) -> (BTreeMap<ValueId, Found>, Vec<String>) {
+pub(in crate::plan) fn attentions(graph: &Graph) -> (BTreeMap<ValueId, Found>, Vec<String>) {
     let mut found = BTreeMap::new();
     let mut notes = Vec::new();
     for softmax in graph.values().filter(|&value| graph.node(value).op == Op::Softmax) {

@@ -1,0 +1,229 @@
+//! The parts of a cache's new rows: copied from memory, or normed or rotated on the way.
+
+use super::error::BuildError;
+use super::program::{Pages, ProgramBuilder, Span};
+use crate::tile::{Access, Expr, ReduceOp, Stmt, TileId, VarId, View};
+use mlafuse_ir::graph::{Op, Pairing, ValueId};
+use mlafuse_ir::plan;
+use mlafuse_ir::size::{Dim, Size};
+use mlafuse_tensor::DType;
+
+/// What fragments' columns are padded to, for a warp to share them out.
+const COLUMNS: usize = 32;
+
+/// The rows that a block writes: those of consecutive new tokens of one sequence.
+pub(super) struct NewRows<'a> {
+    /// The sequence.
+    pub b: Expr,
+    /// The block's first new token, of how many the sequence has.
+    pub first: Expr,
+    pub q: Expr,
+    /// The same as a position, and the sequence's length.
+    pub token: Expr,
+    pub kv: Expr,
+    pub cache: &'a plan::View,
+    pub pages: Pages,
+}
+
+impl NewRows<'_> {
+    /// Writes a part of the rows, from column `column` on.
+    pub fn part(
+        &self,
+        p: &mut ProgramBuilder,
+        body: &mut Vec<Stmt>,
+        part: ValueId,
+        column: usize,
+    ) -> Result<(), BuildError> {
+        let node = p.node(part);
+        match (&node.op, node.args.as_slice(), p.region.nodes.contains(&part)) {
+            (&Op::RmsNorm { eps }, &[x, gain], true) => self.norm(p, body, [x, gain], eps, column),
+            (&Op::Rope { pairing }, &[x, cos, sin, ..], true) => self.rotate(p, body, [x, cos, sin], pairing, column),
+            _ => self.copy(p, body, part, column),
+        }
+    }
+
+    fn copy(
+        &self,
+        p: &mut ProgramBuilder,
+        body: &mut Vec<Stmt>,
+        part: ValueId,
+        column: usize,
+    ) -> Result<(), BuildError> {
+        let (block_m, block_n) = (p.schedule.block_m, p.schedule.block_n);
+        let row = p.fragment("row_f", block_m, block_n);
+        let width = width(p, part)?;
+        let var = p.var("columns");
+        let step = vec![
+            Stmt::Load {
+                dst: row,
+                cols: 0..block_n,
+                src: self.read(p, part, Span::block(var, block_n, width.into()))?,
+            },
+            self.write(p, row, block_n, var.into(), column, width),
+        ];
+        body.push(each(var, width.div_ceil(block_n), step));
+        Ok(())
+    }
+
+    /// As `rms_norm` by itself: f32 throughout, rounded once.
+    fn norm(
+        &self,
+        p: &mut ProgramBuilder,
+        body: &mut Vec<Stmt>,
+        [x, gain]: [ValueId; 2],
+        eps: f64,
+        column: usize,
+    ) -> Result<(), BuildError> {
+        let (block_m, block_n) = (p.schedule.block_m, p.schedule.block_n);
+        let [x_f, square, gain_f] = ["x_f", "square", "gain_f"].map(|name| p.fragment(name, block_m, block_n));
+        let [sum, rstd] = ["sum", "rstd"].map(|name| p.row_vector(name, block_m));
+        let width = width(p, x)?;
+        let count = width.div_ceil(block_n);
+        let load = |src: View, dst: TileId| Stmt::Load {
+            dst,
+            cols: 0..block_n,
+            src,
+        };
+        body.push(Stmt::Fill { dst: sum, value: 0.0 });
+        let var = p.var("squares");
+        let src = self.read(p, x, Span::block(var, block_n, width.into()))?;
+        let step = vec![
+            load(src, x_f),
+            Stmt::Map {
+                dst: square,
+                value: Expr::from(x_f) * x_f,
+            },
+            Stmt::Reduce {
+                op: ReduceOp::Sum,
+                dst: sum,
+                src: square,
+            },
+        ];
+        body.push(each(var, count, step));
+        body.push(Stmt::Map {
+            dst: rstd,
+            value: (Expr::from(sum) / Expr::Int(width as i64).to_float() + eps as f32).rsqrt(),
+        });
+        let var = p.var("normed");
+        let span = |p: &ProgramBuilder| Span::block(var, p.schedule.block_n, width.into());
+        let src = self.read(p, x, span(p))?;
+        let gain = p.view(gain)?;
+        let stride = gain.strides.first().cloned().unwrap_or(Size::one());
+        // Every row meets the same gain.
+        let gains = p.matrix(gain, Access::Read, &[], &Size::constant(0), &stride);
+        let gains = p.rows(&gains, 0.into(), block_m.into(), span(p));
+        let step = vec![
+            load(src, x_f),
+            load(gains, gain_f),
+            Stmt::Map {
+                dst: x_f,
+                value: Expr::from(x_f) * rstd * gain_f,
+            },
+            self.write(p, x_f, block_n, var.into(), column, width),
+        ];
+        body.push(each(var, count, step));
+        Ok(())
+    }
+
+    /// As `rope` by itself, but that each row is another token, whose angles follow those of the row before.
+    fn rotate(
+        &self,
+        p: &mut ProgramBuilder,
+        body: &mut Vec<Stmt>,
+        [x, cos, sin]: [ValueId; 3],
+        pairing: Pairing,
+        column: usize,
+    ) -> Result<(), BuildError> {
+        let d = width(p, x)?;
+        let tables = [p.view(cos)?, p.view(sin)?];
+        super::rope::check_tables(p, d, tables)?;
+        let (block_m, padded) = (p.schedule.block_m, d.next_multiple_of(COLUMNS));
+        let dtype = p.dtype(p.view(x)?);
+        let x_s = p.shared("x_s", dtype, block_m, padded);
+        let angles = ["cos_s", "sin_s"].map(|name| p.shared(name, DType::F32, block_m, padded / 2));
+        let rotated = p.fragment("rotated", block_m, padded);
+        let src = self.read(p, x, Span::whole(d))?;
+        body.push(Stmt::Load {
+            dst: x_s,
+            cols: 0..padded,
+            src,
+        });
+        let position = p.bind(body, "position", self.token.clone().max(0));
+        for (dst, table) in angles.into_iter().zip(tables) {
+            let positions = table.shape.first().copied().unwrap_or(Dim::Const(1));
+            let matrix = p.matrix(table, Access::Read, &[], &table.strides[0], &table.strides[1]);
+            let limit = p.extent(&Size::one().times(positions));
+            let src = p.rows(&matrix, position.clone(), limit, Span::whole(d / 2));
+            body.push(Stmt::Load {
+                dst,
+                cols: 0..padded / 2,
+                src,
+            });
+        }
+        body.push(Stmt::Rotate {
+            dst: rotated,
+            src: x_s,
+            cos: angles[0],
+            sin: angles[1],
+            pairing,
+            d,
+        });
+        body.push(self.write(p, rotated, d, 0.into(), column, d));
+        Ok(())
+    }
+
+    /// The block's rows of a value \[B, T, width\].
+    fn read(&self, p: &mut ProgramBuilder, value: ValueId, cols: Span) -> Result<View, BuildError> {
+        let view = p.view(value)?;
+        let [batch, token, col] = view.strides.as_slice() else {
+            return Err(p.unsupported("dimensions of the new rows", view.strides.len().to_string(), "3"));
+        };
+        let matrix = p.matrix(view, Access::Read, &[(self.b.clone(), batch.clone())], token, col);
+        Ok(p.rows(&matrix, self.first.clone(), self.q.clone(), cols))
+    }
+
+    /// Stores block number `block` of `step` columns of a part that begins at `column` and is `width` wide.
+    fn write(
+        &self,
+        p: &mut ProgramBuilder,
+        src: TileId,
+        step: usize,
+        block: Expr,
+        column: usize,
+        width: usize,
+    ) -> Stmt {
+        let span = Span {
+            start: block * step + column,
+            step: gcd(step, column),
+            limit: (column + width).into(),
+        };
+        let tokens = [self.token.clone(), self.kv.clone()];
+        Stmt::Store {
+            dst: p.paged(self.cache, Access::Write, &self.pages, tokens, span),
+            src,
+            cols: 0..step,
+        }
+    }
+}
+
+/// Columns of a part, which a kernel is made for.
+pub(super) fn width(p: &ProgramBuilder, value: ValueId) -> Result<usize, BuildError> {
+    match p.plan.graph.ty(value).shape.last() {
+        Some(&Dim::Const(width)) => Ok(width),
+        other => Err(p.unsupported("width of the new rows", format!("{other:?}"), "a constant")),
+    }
+}
+
+fn each(var: VarId, end: usize, body: Vec<Stmt>) -> Stmt {
+    Stmt::For {
+        var,
+        start: 0.into(),
+        end: end.into(),
+        pipelined: false,
+        body,
+    }
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
