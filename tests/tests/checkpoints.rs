@@ -202,6 +202,25 @@ fn the_simulator_is_as_good_as_plain_bf16_on_deepseek_v2_lite_a_kernel_a_node() 
     simulated(&fixture, Arch::Sm120, PlanKind::Unfused);
 }
 
+/// What `mlafuse verify` measures 16-bit types by errs as transformers' own bf16 run does.
+#[test]
+fn the_plain_implementation_errs_as_transformers_does() {
+    for fixture in [Some(Fixture::tiny()), Fixture::lite()].into_iter().flatten() {
+        let checkpoint = Checkpoint::open(&fixture.dir).unwrap();
+        let weights = LayerWeights::load(&checkpoint, &default_prefix(&fixture.config, 0), &fixture.config).unwrap();
+        let layer = MlaLayer::plain(&weights, &fixture.config, DType::BF16, 64).unwrap();
+        let (prefill, decode, _) = fixture.run(&layer);
+        let found = fixture.errors(&prefill, &decode);
+        for (found, theirs) in found.into_iter().zip(fixture.bf16_errors()) {
+            println!("plain {found:.2e}, transformers {theirs:.2e}");
+            assert!(
+                (0.5..=1.5).contains(&(found / theirs)),
+                "{found:.2e}, transformers {theirs:.2e}"
+            );
+        }
+    }
+}
+
 #[test]
 fn f16_is_better_than_bf16() {
     let fixture = Fixture::tiny();

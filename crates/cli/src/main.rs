@@ -13,7 +13,9 @@ mod options;
 mod output;
 mod presets;
 mod progress;
+mod random;
 mod run;
+mod verify;
 
 use clap::{Parser, Subcommand};
 use output::{Format, Report};
@@ -53,6 +55,8 @@ enum Command {
     Emit(emit::Args),
     /// Runs one attention layer of a checkpoint: a prefill, then single-token steps on the paged cache.
     Run(run::Args),
+    /// A property run: random shapes, lengths, pages and inputs against the f64 reference; what fails is made smaller.
+    Verify(verify::Args),
     /// The folder of compiled kernels.
     Cache(cache::Args),
 }
@@ -80,6 +84,7 @@ fn command(command: Command) -> anyhow::Result<Report> {
         Command::Presets(args) => presets::run(&args),
         Command::Emit(args) => emit::run(&args),
         Command::Run(args) => run::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Cache(args) => cache::run(&args),
     }
 }

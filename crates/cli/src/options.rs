@@ -1,7 +1,8 @@
 //! Options that several commands have.
 
+use anyhow::{Context, Result, bail};
 use clap::builder::RangedI64ValueParser;
-use mlafuse::PlanKind;
+use mlafuse::{DeviceSpec, PlanKind};
 use mlafuse_tensor::DType;
 
 /// 1 to 65536 sequences of a batch.
@@ -63,4 +64,39 @@ impl ComputeType {
             ComputeType::F32 => DType::F32,
         }
     }
+}
+
+/// What the simulator looks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum CheckChoice {
+    /// Nothing that takes time.
+    None,
+    /// Everything.
+    All,
+}
+
+/// --device with --check.
+pub fn checked_device(device: DeviceSpec, check: Option<CheckChoice>) -> DeviceSpec {
+    match (device, check) {
+        (DeviceSpec::Sim { arch, .. }, Some(check)) => DeviceSpec::Sim {
+            arch,
+            checked: check == CheckChoice::All,
+        },
+        (device, _) => device,
+    }
+}
+
+/// --check is the simulator's alone.
+pub fn refuse_check(device: DeviceSpec, check: Option<CheckChoice>) -> Result<()> {
+    if check.is_some() && !matches!(device, DeviceSpec::Sim { .. }) {
+        bail!("--check: only the simulator has checks, and --device is {device}; allowed: sim, sim:ARCH");
+    }
+    Ok(())
+}
+
+/// --threads, where given.
+pub fn use_threads(threads: Option<u32>) -> Result<()> {
+    let Some(threads) = threads else { return Ok(()) };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads as usize);
+    pool.build_global().context("--threads")
 }

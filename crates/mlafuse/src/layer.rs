@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use mlafuse_ir::config::MlaConfig;
 use mlafuse_ir::graph::Graph;
+use mlafuse_ir::interp::interpret_stored;
 use mlafuse_ir::rewrite::Machine;
 use mlafuse_ir::rope::{RopeFrequencies, RopeTable};
 use mlafuse_ir::size::{Dims, Symbol};
@@ -111,12 +112,38 @@ impl MlaLayer {
             DeviceSpec::Reference { f64: true } => Backend::F64(Reference::new(graph, weights)),
             spec => Backend::Device(OnDevice::new(open(spec)?, graph, weights, options.dtype)?),
         };
-        Ok(MlaLayer {
+        Ok(MlaLayer::of(config, options, backend))
+    }
+
+    /// A plain implementation in `dtype`, to measure others by: the interpreter in f32, the layer unrewritten, and each
+    /// node's result rounded to `dtype` where a framework would store it. Its options say `reference`.
+    ///
+    /// # Errors
+    /// Where the type or the page size is not possible.
+    pub fn plain(
+        weights: &LayerWeights,
+        config: &MlaConfig,
+        dtype: DType,
+        page_size: usize,
+    ) -> Result<MlaLayer, Error> {
+        let graph = layer_graph(config, dtype, page_size)?;
+        let options = LayerOptions {
+            device: DeviceSpec::Reference { f64: false },
+            plan: PlanKind::Unfused,
+            dtype,
+            page_size,
+        };
+        let backend = Backend::F32(Reference::new(graph, weights).interpreted(interpret_stored));
+        Ok(MlaLayer::of(config, options, backend))
+    }
+
+    fn of(config: &MlaConfig, options: LayerOptions, backend: Backend) -> MlaLayer {
+        MlaLayer {
             config: config.clone(),
             options,
             backend,
             rope: Mutex::default(),
-        })
+        }
     }
 
     /// Its shape.

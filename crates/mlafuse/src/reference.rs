@@ -1,9 +1,10 @@
-//! The layer as the interpreter computes it: unrewritten, in f32 or f64, whatever the storage types say.
+//! The layer as the interpreter computes it: unrewritten, in f32 or f64, whatever the storage types say; or, as a plain
+//! implementation, rounding where the graph says that something is stored.
 
 use std::collections::BTreeMap;
 
 use mlafuse_ir::graph::Graph;
-use mlafuse_ir::interp::{Real, Value, interpret};
+use mlafuse_ir::interp::{InterpError, Real, Value, interpret};
 use mlafuse_ir::rope::RopeTable;
 use mlafuse_ir::size::Dims;
 use mlafuse_tensor::HostTensor;
@@ -16,7 +17,11 @@ use crate::weights::LayerWeights;
 pub(crate) struct Reference<F> {
     graph: Graph,
     weights: BTreeMap<String, Value<F>>,
+    interpret: Interpret<F>,
 }
+
+/// The interpreter, one way or another.
+type Interpret<F> = fn(&Graph, &Dims, &BTreeMap<String, Value<F>>) -> Result<BTreeMap<String, Value<F>>, InterpError>;
 
 /// A number type of the interpreter, and host tensors of it.
 pub(crate) trait Number: Real {
@@ -51,7 +56,16 @@ impl<F: Number> Reference<F> {
             .iter()
             .map(|(name, tensor)| (name.to_string(), value(tensor)))
             .collect();
-        Reference { graph, weights }
+        Reference {
+            graph,
+            weights,
+            interpret: interpret::<F>,
+        }
+    }
+
+    /// The same, interpreted another way.
+    pub fn interpreted(self, interpret: Interpret<F>) -> Reference<F> {
+        Reference { interpret, ..self }
     }
 
     /// One step: the output \[B, T, d_model\], and the cache with the new rows.
@@ -78,7 +92,7 @@ impl<F: Number> Reference<F> {
         bind("q_len", Value::ints(&[batch.q_len.len()], batch.q_len.clone()));
         bind("kv_len", Value::ints(&[batch.kv_len.len()], batch.kv_len.clone()));
         bind("cache", cache.clone());
-        let mut outputs = interpret(&self.graph, dims, &inputs)?;
+        let mut outputs = (self.interpret)(&self.graph, dims, &inputs)?;
         let out = outputs.remove("out").unwrap_or_else(|| Value::floats(&[0], Vec::new()));
         if let Some(written) = outputs.remove("cache") {
             *cache = written;

@@ -1,6 +1,6 @@
 //! Random memory for one kernel: every buffer it reads, and the cache it writes to in place.
 
-use super::random::Random;
+use crate::random::Random;
 use anyhow::{Context, Result, bail};
 use mlafuse_ir::graph::Op;
 use mlafuse_ir::plan::{Buffer, BufferId, BufferRole, Plan, Region, RegionKind, View};

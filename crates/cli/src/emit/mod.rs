@@ -5,7 +5,6 @@ mod inputs;
 mod kernels;
 mod launch;
 mod layer;
-mod random;
 mod reference;
 mod stage;
 

@@ -7,7 +7,7 @@ mod report;
 
 use crate::files::check_output_file;
 use crate::model::read_config;
-use crate::options::{self, ComputeType, PlanChoice};
+use crate::options::{self, CheckChoice, ComputeType, PlanChoice};
 use crate::output::{self, Report};
 use crate::progress::Progress;
 use anyhow::{Context, Result, bail};
@@ -90,25 +90,10 @@ fn tolerance(text: &str) -> Result<f64, String> {
     }
 }
 
-/// What the simulator looks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum CheckChoice {
-    /// Nothing that takes time.
-    None,
-    /// Everything.
-    All,
-}
-
 impl Args {
     /// --device with --check.
     fn device(&self) -> DeviceSpec {
-        match (self.device, self.check) {
-            (DeviceSpec::Sim { arch, .. }, Some(check)) => DeviceSpec::Sim {
-                arch,
-                checked: check == CheckChoice::All,
-            },
-            (device, _) => device,
-        }
+        options::checked_device(self.device, self.check)
     }
 }
 
@@ -126,12 +111,7 @@ struct Outcome {
 
 pub fn run(args: &Args) -> Result<Report> {
     check_output_file("--output", &args.output)?;
-    if args.check.is_some() && !matches!(args.device, DeviceSpec::Sim { .. }) {
-        bail!(
-            "--check: only the simulator has checks, and --device is {}; allowed: sim, sim:ARCH",
-            args.device
-        );
-    }
+    options::refuse_check(args.device, args.check)?;
     if !args.checkpoint.is_dir() {
         bail!("--checkpoint {}: not a folder", args.checkpoint.display());
     }
@@ -144,12 +124,7 @@ pub fn run(args: &Args) -> Result<Report> {
         .map(|file| Expectation::read(file, &inputs))
         .transpose()?;
     let layer = load(args, &config)?;
-    if let Some(threads) = args.threads {
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(threads as usize)
-            .build_global()
-            .context("--threads")?;
-    }
+    options::use_threads(args.threads)?;
     let outcome = compute(args, &layer, &inputs)?;
     let mut tensors = vec![("prefill_out", outcome.prefill.clone())];
     tensors.extend(outcome.decode.clone().map(|decode| ("decode_out", decode)));

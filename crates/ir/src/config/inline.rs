@@ -2,9 +2,9 @@
 
 use super::error::{ConfigError, shortened};
 use super::fields::softmax_scale;
-use super::{LATENT_NORM_EPS, MAX_DIM, MAX_HEADS, MlaConfig, RopeConfig, RopePairing, RopeScaling};
+use super::{LATENT_NORM_EPS, MAX_DIM, MAX_HEADS, MlaConfig, RopeConfig, RopePairing, RopeScaling, yarn_mscale};
 
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 9] = [
     "heads",
     "d_model",
     "d_latent",
@@ -13,7 +13,10 @@ const KEYS: [&str; 8] = [
     "d_v",
     "d_q_latent",
     "rope",
+    "yarn",
 ];
+/// Longest context before stretching of DeepSeek-V3, which `yarn` stands for.
+const YARN_ORIGINAL: usize = 4096;
 
 /// The keys as found, each at most once.
 struct Pairs<'a> {
@@ -31,6 +34,8 @@ pub(super) fn from_inline(text: &str) -> Result<MlaConfig, ConfigError> {
         return Err(pairs.refuse("d_rope", &d_rope.to_string(), "an even number: rope rotates pairs"));
     }
     let d_nope = pairs.integer("d_nope", 128, 1, MAX_DIM)?;
+    let yarn = pairs.yarn()?;
+    let mscale = yarn.map_or(1.0, |factor| yarn_mscale(factor, 1.0));
     Ok(MlaConfig {
         model_type: "deepseek_v3".to_owned(),
         d_model,
@@ -45,9 +50,9 @@ pub(super) fn from_inline(text: &str) -> Result<MlaConfig, ConfigError> {
         rope: RopeConfig {
             theta: 1e4,
             pairing: pairs.pairing()?,
-            scaling: RopeScaling::None,
+            scaling: yarn.map_or(RopeScaling::None, scaling),
         },
-        softmax_scale: softmax_scale(d_nope, d_rope, 1.0),
+        softmax_scale: softmax_scale(d_nope, d_rope, mscale),
         q_latent_scale: 1.0,
         latent_scale: 1.0,
         n_layers: 1,
@@ -55,8 +60,25 @@ pub(super) fn from_inline(text: &str) -> Result<MlaConfig, ConfigError> {
         mla_layers: None,
         max_position: 1 << 20,
         layers_prefix: "model.layers".to_owned(),
-        notes: vec!["inline shape: plain rope with theta 10000, one layer".to_owned()],
+        notes: vec![match yarn {
+            None => "inline shape: plain rope with theta 10000, one layer".to_owned(),
+            Some(factor) => format!("inline shape: DeepSeek-V3's YaRN with factor {factor}, one layer"),
+        }],
     })
+}
+
+/// DeepSeek-V3's parameters with another factor.
+fn scaling(factor: f64) -> RopeScaling {
+    RopeScaling::Yarn {
+        factor,
+        original_max_position: YARN_ORIGINAL,
+        beta_fast: 32.0,
+        beta_slow: 1.0,
+        mscale: 1.0,
+        mscale_all_dim: 1.0,
+        attention_factor: None,
+        truncate: true,
+    }
 }
 
 impl<'a> Pairs<'a> {
@@ -137,6 +159,14 @@ impl<'a> Pairs<'a> {
         }
         let d_q = self.integer("d_q_latent", 1536, 0, MAX_DIM)?;
         Ok((d_q != 0).then_some(d_q))
+    }
+
+    fn yarn(&self) -> Result<Option<f64>, ConfigError> {
+        let Some(text) = self.get("yarn") else { return Ok(None) };
+        match text.parse::<f64>() {
+            Ok(factor) if (1.0..=1e4).contains(&factor) => Ok(Some(factor)),
+            _ => Err(self.refuse("yarn", &format!("`{text}`"), "a factor from 1 to 10000")),
+        }
     }
 
     fn pairing(&self) -> Result<RopePairing, ConfigError> {

@@ -158,7 +158,7 @@ impl MlaConfig {
     }
 
     /// Reads the short form `heads=20,d_latent=256,...`: `heads` and `d_model` required, the other dimensions with
-    /// DeepSeek-V3's defaults, plain rope of base 10000.
+    /// DeepSeek-V3's defaults, rope of base 10000; `rope=interleaved|half|none`, and `yarn=FACTOR` for DeepSeek-V3's YaRN.
     ///
     /// # Errors
     /// [`ConfigError`] naming the key, what was found and what is allowed.

@@ -399,6 +399,16 @@ fn inline_shapes() {
 }
 
 #[test]
+fn inline_yarn_is_deepseek_v3s() {
+    let deepseek = crate::presets::preset("deepseek-v3").unwrap();
+    let inline = MlaConfig::from_inline("heads=128,d_model=7168,yarn=40").unwrap();
+    assert_eq!(inline.rope, deepseek.rope);
+    assert_eq!(inline.softmax_scale, deepseek.softmax_scale);
+    let back = MlaConfig::from_json(&inline.to_checkpoint_json().to_string(), "back").unwrap();
+    assert_eq!((back.rope, back.softmax_scale), (inline.rope, inline.softmax_scale));
+}
+
+#[test]
 fn inline_mistakes_are_named() {
     let cases = [
         ("", "missing `heads`, `d_model`"),
@@ -419,6 +429,10 @@ fn inline_mistakes_are_named() {
         (
             "heads=8,d_model=64,rope=spiral",
             "`rope` is `spiral`; allowed: interleaved, half or none",
+        ),
+        (
+            "heads=8,d_model=64,yarn=nan",
+            "`yarn` is `nan`; allowed: a factor from 1 to 10000",
         ),
     ];
     for (text, expected) in cases {

@@ -1,14 +1,16 @@
 //! The reference interpreter: what each op means, in f64 or f32.
 //!
-//! Storage types are ignored: everything between two nodes stays in the interpreter's own type. Integers (lengths and
-//! block tables) stay integers.
+//! Storage types are ignored: everything between two nodes stays in the interpreter's own type ([`interpret_stored`] is the
+//! exception). Integers (lengths and block tables) stay integers.
 
 mod cache;
 mod einsum;
 mod ops;
 mod real;
+mod stored;
 
 pub use real::Real;
+pub use stored::interpret_stored;
 
 use crate::graph::{Graph, Node, Op, ValueId};
 use crate::size::{Dim, Dims, Symbol};
@@ -145,6 +147,16 @@ pub fn interpret<F: Real>(
     dims: &Dims,
     inputs: &BTreeMap<String, Value<F>>,
 ) -> Result<BTreeMap<String, Value<F>>, InterpError> {
+    walk(graph, dims, inputs, |_, value| value)
+}
+
+/// As [`interpret`]; what `stored` makes of a node's result is what the nodes after it read.
+fn walk<F: Real>(
+    graph: &Graph,
+    dims: &Dims,
+    inputs: &BTreeMap<String, Value<F>>,
+    stored: impl Fn(&Node, Value<F>) -> Value<F>,
+) -> Result<BTreeMap<String, Value<F>>, InterpError> {
     verify(graph)?;
     let last_use = last_uses(graph);
     let mut slots: Vec<Option<Value<F>>> = vec![None; graph.nodes.len()];
@@ -154,7 +166,7 @@ pub fn interpret<F: Real>(
             Op::Input { name } => bind(name, node, &shape, inputs)?,
             _ => {
                 let args = take_args(node, index, &last_use, &mut slots);
-                eval(node, &shape, args)?
+                stored(node, eval(node, &shape, args)?)
             }
         };
         slots[index] = Some(value);

@@ -23,8 +23,13 @@ impl Random {
     }
 
     /// Evenly from (0, 1].
-    fn uniform(&mut self) -> f64 {
+    pub fn uniform(&mut self) -> f64 {
         ((self.next() >> 11) + 1) as f64 / (1u64 << 53) as f64
+    }
+
+    /// One of 0..n; 0 where n is 0.
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() % (n as u64).max(1)) as usize
     }
 
     /// `n` numbers of mean 0 and variance 1, by pairs (Box and Muller 1958).
@@ -43,7 +48,7 @@ impl Random {
     pub fn permutation(&mut self, n: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..n).collect();
         for last in (1..n).rev() {
-            let other = (self.next() % (last as u64 + 1)) as usize;
+            let other = self.below(last + 1);
             order.swap(last, other);
         }
         order
