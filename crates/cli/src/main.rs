@@ -12,6 +12,7 @@ mod model;
 mod options;
 mod output;
 mod presets;
+mod profile;
 mod progress;
 mod random;
 mod run;
@@ -57,6 +58,8 @@ enum Command {
     Run(run::Args),
     /// A property run: random shapes, lengths, pages and inputs against the f64 reference; what fails is made smaller.
     Verify(verify::Args),
+    /// Fused against unfused, kernel by kernel: time, bytes, FLOPs, and how near each is to what the machine allows.
+    Profile(profile::Args),
     /// The folder of compiled kernels.
     Cache(cache::Args),
 }
@@ -85,6 +88,7 @@ fn command(command: Command) -> anyhow::Result<Report> {
         Command::Emit(args) => emit::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Profile(args) => profile::run(&args),
         Command::Cache(args) => cache::run(&args),
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// What `--model` takes, for `--help`.
 pub const MODEL_HELP: &str = "A preset (`mlafuse presets`), a config.json, a folder that holds one, or \
-    heads=20,d_model=2560,d_latent=256,... (DeepSeek-V3's sizes where left out)";
+    heads=20,d_model=2560,d_latent=256,... (DeepSeek-V3's sizes where left out; rope=half or none, yarn=40)";
 
 /// A longer config.json is none.
 const LARGEST_CONFIG: u64 = 16 << 20;

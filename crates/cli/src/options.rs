@@ -66,6 +66,38 @@ impl ComputeType {
     }
 }
 
+/// What the launches look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Phase {
+    /// Few new tokens a sequence.
+    Decode,
+    /// Every token of the sequence is new.
+    Prefill,
+}
+
+impl Phase {
+    /// New tokens a sequence: --q-len, or else what is usual. They are part of the cached ones.
+    pub fn new_tokens(self, q_len: Option<u32>, kv_len: u32) -> Result<u32> {
+        let usual = match self {
+            Phase::Decode => 1,
+            Phase::Prefill => kv_len,
+        };
+        let q_len = q_len.unwrap_or(usual);
+        if q_len > kv_len {
+            bail!("--q-len {q_len} is more than --kv-len {kv_len}: the new tokens are part of the cached ones");
+        }
+        Ok(q_len)
+    }
+
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Decode => "decode",
+            Phase::Prefill => "prefill",
+        }
+    }
+}
+
 /// What the simulator looks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum CheckChoice {
@@ -76,27 +108,26 @@ pub enum CheckChoice {
 }
 
 /// --device with --check.
-pub fn checked_device(device: DeviceSpec, check: Option<CheckChoice>) -> DeviceSpec {
+pub fn with_check(device: DeviceSpec, check: Option<CheckChoice>) -> Result<DeviceSpec> {
     match (device, check) {
-        (DeviceSpec::Sim { arch, .. }, Some(check)) => DeviceSpec::Sim {
+        (device, None) => Ok(device),
+        (DeviceSpec::Sim { arch, .. }, Some(check)) => Ok(DeviceSpec::Sim {
             arch,
             checked: check == CheckChoice::All,
-        },
-        (device, _) => device,
+        }),
+        (device, Some(_)) => {
+            bail!("--check: only the simulator has checks, and --device is {device}; allowed: sim, sim:ARCH")
+        }
     }
 }
 
-/// --check is the simulator's alone.
-pub fn refuse_check(device: DeviceSpec, check: Option<CheckChoice>) -> Result<()> {
-    if check.is_some() && !matches!(device, DeviceSpec::Sim { .. }) {
-        bail!("--check: only the simulator has checks, and --device is {device}; allowed: sim, sim:ARCH");
-    }
-    Ok(())
-}
-
-/// --threads, where given.
+/// Computes on so many CPU threads, where given.
 pub fn use_threads(threads: Option<u32>) -> Result<()> {
-    let Some(threads) = threads else { return Ok(()) };
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads as usize);
-    pool.build_global().context("--threads")
+    match threads {
+        Some(threads) => rayon::ThreadPoolBuilder::new()
+            .num_threads(threads as usize)
+            .build_global()
+            .context("--threads"),
+        None => Ok(()),
+    }
 }

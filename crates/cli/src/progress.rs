@@ -34,6 +34,12 @@ impl Progress {
     pub fn step(&self) {
         self.bar.inc(1);
     }
+
+    /// One step is done of so many, where that shows on the way.
+    pub fn step_of(&self, steps: usize) {
+        self.bar.set_length(steps as u64);
+        self.step();
+    }
 }
 
 impl Drop for Progress {

@@ -86,6 +86,7 @@ fn help_has_examples() {
         &["--help"][..],
         &["emit", "--help"],
         &["run", "--help"],
+        &["verify", "--help"],
         &["cache", "--help"],
         &["doctor", "--help"],
     ] {
@@ -96,6 +97,6 @@ fn help_has_examples() {
 
 #[test]
 fn unknown_commands_and_values_are_usage_errors() {
-    bad(&["verify"], &["verify"]);
+    bad(&["frobnicate"], &["frobnicate"]);
     bad(&["presets", "--format", "yaml"], &["yaml", "text", "json"]);
 }

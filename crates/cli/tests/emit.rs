@@ -77,6 +77,28 @@ fn plans_name_kernels_buffers_and_schedules() {
 }
 
 #[test]
+fn a_plan_is_drawn_as_a_graph() {
+    let dot = good(&decode(&["--stage", "plan", "--graphviz"])).stdout;
+    assert!(dot.starts_with("digraph") && dot.ends_with("}\n"), "{dot}");
+    let json = good(&decode(&["--stage", "plan", "--graphviz", "--format", "json"])).json();
+    assert_eq!(json["graphviz"].as_str(), Some(dot.as_str()));
+    // Each kernel is a box, with its schedule.
+    for kernel in json["kernels"].as_array().unwrap() {
+        let [name, schedule] = ["name", "schedule"].map(|field| kernel[field].as_str().unwrap());
+        let label = format!("[shape=box, label=\"{name}\\n{schedule}\"]");
+        assert!(dot.contains(&label), "{label} {dot}");
+    }
+    let declared = |name: &str| dot.contains(&format!("\n  {name} [shape="));
+    let edges: Vec<_> = dot.lines().filter_map(|line| line.trim().split_once(" -> ")).collect();
+    assert!(edges.len() > 20);
+    for (from, to) in edges {
+        let to = to.split(' ').next().unwrap();
+        assert!(declared(from) && declared(to), "{from} {to}");
+    }
+    bad(&decode(&["--stage", "tile", "--graphviz"]), &["--graphviz", "plan"]);
+}
+
+#[test]
 fn kernels_are_separated_by_comment_lines_or_files() {
     for (stage, comment) in [
         ("tile", "# kernel combine"),

@@ -100,9 +100,13 @@ fn a_model_is_verified_in_its_own_sizes_under_both_plans() {
 
 #[test]
 fn wrong_flags_are_refused_by_name() {
-    let cases: [(&[&str], &[&str]); 13] = [
+    let cases: [(&[&str], &[&str]); 14] = [
         (&[], &["--model"]),
         (&["--model", "nobody"], &["--model `nobody`", "deepseek-v3"]),
+        (
+            &["--model", "heads=65536,d_model=1048576"],
+            &["--model", "weights; at most 536870912"],
+        ),
         (&["--model", "random", "--cases", "0"], &["--cases", "1..=1000000"]),
         (&["--model", "random", "--seed", "-1"], &["--seed"]),
         (&["--model", "random", "--budget", "7"], &["--budget", "1e3 to 1e13"]),

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mlafuse_ir::config::MlaConfig;
 use mlafuse_ir::graph::Graph;
 use mlafuse_ir::interp::interpret_stored;
-use mlafuse_ir::rewrite::Machine;
 use mlafuse_ir::rope::{RopeFrequencies, RopeTable};
 use mlafuse_ir::size::{Dims, Symbol};
 use mlafuse_runtime::{Buffer, Device, DeviceSpec, Executable, open};
@@ -16,7 +15,7 @@ use crate::Error;
 use crate::cache::{Layout, PagedKvCache, Rows};
 use crate::memory::{download, upload, upload_ints};
 use crate::pages::Pages;
-use crate::plan::{PlanKind, check_storage, launch_dims, layer_graph, machine, plan_for};
+use crate::plan::{PlanKind, check_storage, launch_dims, layer_graph, machine_of, plan_for};
 use crate::reference::Reference;
 use crate::step::{Batch, Step, check, to_i32, zero_padding};
 use crate::weights::LayerWeights;
@@ -46,11 +45,6 @@ impl Default for LayerOptions {
     }
 }
 
-/// What the CPU's cost model counts with: one socket of a server, about. Only the ratio matters to rewriting.
-const CPU: Machine = Machine {
-    flops_per_s: 2e12,
-    bytes_per_s: 2e11,
-};
 /// Positions of the smallest rope tables.
 const FEWEST_POSITIONS: usize = 256;
 
@@ -374,10 +368,7 @@ impl OnDevice {
         }
         let [sequences, new_tokens, cached] = class;
         let hint = launch_dims(sequences, new_tokens, cached, options.page_size);
-        let machine = self
-            .device
-            .target()
-            .map_or(CPU, |target| machine(target, options.dtype));
+        let machine = machine_of(self.device.as_ref(), options.dtype);
         let plan = plan_for(&self.graph, options.plan, &hint, &machine)?.plan;
         let executable = Arc::new(Executable::new(Arc::clone(&self.device), plan, &hint)?);
         executables.insert(class, Arc::clone(&executable));

@@ -48,7 +48,7 @@ pub use attention::{AttentionInputs, AttentionOutput, AttentionShape, DecodeAtte
 pub use cache::PagedKvCache;
 pub use error::Error;
 pub use layer::{LayerOptions, MlaLayer};
-pub use plan::{LayerPlan, PlanKind, UnknownPlan, launch_dims, layer_graph, machine, plan_for};
+pub use plan::{LayerPlan, PlanKind, UnknownPlan, launch_dims, layer_graph, machine, machine_of, plan_for};
 pub use step::Step;
 pub use weights::LayerWeights;
 

@@ -10,6 +10,7 @@ use mlafuse_ir::plan::{Plan, RegionKind, fused, unfused};
 use mlafuse_ir::rewrite::{Machine, Rewritten, rewrite};
 use mlafuse_ir::size::{Dims, Symbol};
 use mlafuse_ir::target::Target;
+use mlafuse_runtime::Device;
 use mlafuse_tensor::DType;
 
 use crate::Error;
@@ -119,6 +120,17 @@ pub fn machine(target: &Target, dtype: DType) -> Machine {
         flops_per_s,
         bytes_per_s: target.dram_bytes_per_s,
     }
+}
+
+/// What the CPU's cost model counts with: one socket of a server, about. Only the ratio matters to rewriting.
+const CPU: Machine = Machine {
+    flops_per_s: 2e12,
+    bytes_per_s: 2e11,
+};
+
+/// What the rewrites' cost model knows of a device, in `dtype`: [`MlaLayer`](crate::MlaLayer) plans with it.
+pub fn machine_of(device: &dyn Device, dtype: DType) -> Machine {
+    device.target().map_or(CPU, |target| machine(target, dtype))
 }
 
 /// Rewrites and plans `graph` (of [`layer_graph`]) for launches of the sizes in `dims` (of [`launch_dims`]) on `machine`.

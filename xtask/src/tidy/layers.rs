@@ -18,6 +18,7 @@ const fn layer(name: &'static str, on: &'static [&'static str]) -> Layer {
 
 const ALL: &[&str] = &[
     "mlafuse",
+    "mlafuse-profile",
     "mlafuse-runtime",
     "mlafuse-cpu",
     "mlafuse-codegen",
@@ -42,8 +43,15 @@ const LAYERS: &[Layer] = &[
     layer("mlafuse-benches", ALL),
     layer(
         "mlafuse",
-        &["mlafuse-runtime", "mlafuse-codegen", "mlafuse-ir", "mlafuse-tensor"],
+        &[
+            "mlafuse-profile",
+            "mlafuse-runtime",
+            "mlafuse-codegen",
+            "mlafuse-ir",
+            "mlafuse-tensor",
+        ],
     ),
+    layer("mlafuse-profile", &["mlafuse-runtime", "mlafuse-ir", "mlafuse-tensor"]),
     layer(
         "mlafuse-runtime",
         &[

@@ -31,7 +31,7 @@ impl Layer {
             page_size,
             coupled_rope: args.coupled_rope,
         };
-        let [batch, new, cached] = [args.batch, args.q_len(), args.kv_len].map(|n| n as usize);
+        let [batch, new, cached] = [args.batch, args.q_len()?, args.kv_len].map(|n| n as usize);
         let row_stride = config.cache_row_stride(options.dtype.size_bytes());
         let dims = launch_dims(batch, new, cached, page_size)
             .with(Symbol::R, row_stride)

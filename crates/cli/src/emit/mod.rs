@@ -9,7 +9,7 @@ mod reference;
 mod stage;
 
 use crate::model::MODEL_HELP;
-use crate::options::{self, ComputeType, PlanChoice};
+use crate::options::{self, ComputeType, Phase, PlanChoice};
 use crate::output::Report;
 use anyhow::{Result, bail};
 use layer::Layer;
@@ -62,6 +62,9 @@ pub struct Args {
     /// With --stage graph or rewritten: rotate the keys' content part, as MLA does not, to see absorption refused.
     #[arg(long)]
     coupled_rope: bool,
+    /// With --stage plan: the plan as a graph in the DOT language of Graphviz.
+    #[arg(long)]
+    graphviz: bool,
     /// With --stage launch: splits of the cached tokens in attention.
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = options::parts())]
     splits: Option<u32>,
@@ -75,19 +78,11 @@ Examples:
   mlafuse emit --model deepseek-v3 --phase decode --stage rewritten          absorption, with its cost before and after
   mlafuse emit --model deepseek-v3 --phase decode --stage rewritten --coupled-rope
                                                                              why coupled rope forbids it
+  mlafuse emit --model deepseek-v3 --phase decode --stage plan --graphviz | dot -Tsvg > plan.svg
   mlafuse emit --model minicpm3 --phase decode --gpu rtx4090 --stage resources
   mlafuse emit --model deepseek-v3 --phase decode --stage cuda --kernel attention
   mlafuse emit --model heads=20,d_model=2560,d_latent=256,d_rope=32 --phase decode --stage cubin --out kernels
   mlafuse emit --model examples/deepseek-v3-tiny --phase decode --kv-len 256 --stage launch --out repro";
-
-/// What the launches look like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Phase {
-    /// Few new tokens a sequence.
-    Decode,
-    /// Every token of the sequence is new.
-    Prefill,
-}
 
 fn gpu(name: &str) -> Result<Target, TargetError> {
     Target::gpu(name)
@@ -110,16 +105,13 @@ pub fn run(args: &Args) -> Result<Report> {
 impl Args {
     /// What one flag asks of another.
     fn check(&self) -> Result<()> {
-        let q_len = self.q_len();
-        if q_len > self.kv_len {
-            bail!(
-                "--q-len {q_len} is more than --kv-len {}: the new tokens are part of the cached ones",
-                self.kv_len
-            );
-        }
+        self.q_len()?;
         let stage = self.stage.name();
         if self.coupled_rope && !matches!(self.stage, Stage::Graph | Stage::Rewritten) {
             bail!("--coupled-rope goes with --stage graph or rewritten, not {stage}");
+        }
+        if self.graphviz && self.stage != Stage::Plan {
+            bail!("--graphviz goes with --stage plan, not {stage}");
         }
         if self.kernel.is_some() && matches!(self.stage, Stage::Graph | Stage::Rewritten | Stage::Plan) {
             bail!("--kernel goes with the stages that show kernels (tile to launch), not {stage}");
@@ -133,12 +125,8 @@ impl Args {
         Ok(())
     }
 
-    fn q_len(&self) -> u32 {
-        let default = match self.phase {
-            Phase::Decode => 1,
-            Phase::Prefill => self.kv_len,
-        };
-        self.q_len.unwrap_or(default)
+    fn q_len(&self) -> Result<u32> {
+        self.phase.new_tokens(self.q_len, self.kv_len)
     }
 
     fn target(&self) -> Target {

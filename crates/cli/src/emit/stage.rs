@@ -81,6 +81,7 @@ pub fn plan(args: &Args, layer: &Layer) -> Result<Report> {
     let mut text = format!("{plan}\nschedules for {} ({})\n", layer.target.name, layer.target.arch);
     let width = plan.kernels.iter().map(|kernel| kernel.name.len()).max().unwrap_or(0);
     let mut kernels = Vec::with_capacity(plan.kernels.len());
+    let mut schedules = Vec::with_capacity(plan.kernels.len());
     for (region, summary) in plan.kernels.iter().zip(plan.summary().kernels) {
         let (schedule, problem) = match region_source(&plan, region, &layer.target, &layer.dims) {
             Ok(kernel) => (Some(kernel.schedule.to_string()), None),
@@ -88,6 +89,7 @@ pub fn plan(args: &Args, layer: &Layer) -> Result<Report> {
         };
         let shown = schedule.as_ref().or(problem.as_ref()).map_or("", String::as_str);
         text += &format!("  {:width$}  {shown}\n", region.name);
+        schedules.push(shown.to_string());
         kernels.push(json!({
             "name": summary.name,
             "inputs": summary.inputs,
@@ -96,7 +98,12 @@ pub fn plan(args: &Args, layer: &Layer) -> Result<Report> {
             "problem": problem,
         }));
     }
-    let json = json!({ "arch": layer.target.arch.to_string(), "kernels": kernels, "notes": plan.notes });
+    let mut json = json!({ "arch": layer.target.arch.to_string(), "kernels": kernels, "notes": plan.notes });
+    if args.graphviz {
+        let dot = plan.to_dot(&schedules);
+        json["graphviz"] = dot.clone().into();
+        return written(args, "plan.dot", dot, json);
+    }
     written(args, "plan.txt", text, json)
 }
 

@@ -92,8 +92,8 @@ fn tolerance(text: &str) -> Result<f64, String> {
 
 impl Args {
     /// --device with --check.
-    fn device(&self) -> DeviceSpec {
-        options::checked_device(self.device, self.check)
+    fn device(&self) -> Result<DeviceSpec> {
+        options::with_check(self.device, self.check)
     }
 }
 
@@ -111,7 +111,7 @@ struct Outcome {
 
 pub fn run(args: &Args) -> Result<Report> {
     check_output_file("--output", &args.output)?;
-    options::refuse_check(args.device, args.check)?;
+    args.device()?;
     if !args.checkpoint.is_dir() {
         bail!("--checkpoint {}: not a folder", args.checkpoint.display());
     }
@@ -137,7 +137,7 @@ pub fn run(args: &Args) -> Result<Report> {
     let judged = expectation
         .map(|expectation| expectation.judge(args, precision, &inputs, &outcome))
         .transpose()?;
-    Ok(report::report(args, outcome, judged))
+    report::report(args, outcome, judged)
 }
 
 fn is_reference(args: &Args) -> bool {
@@ -157,7 +157,7 @@ fn load(args: &Args, config: &MlaConfig) -> Result<MlaLayer> {
     }
     let checkpoint = Checkpoint::open(&args.checkpoint)?;
     let options = LayerOptions {
-        device: args.device(),
+        device: args.device()?,
         plan: args.plan.kind(),
         dtype: args.dtype.dtype(),
         page_size: args.page_size as usize,

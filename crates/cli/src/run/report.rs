@@ -4,12 +4,14 @@ use super::expect::{Judged, Verdict};
 use super::kernels::{Summed, kernel_table, summed};
 use super::{Args, Outcome, is_reference};
 use crate::output::Report;
+use anyhow::Result;
 use mlafuse::HostTensor;
 use serde_json::{Value, json};
 
-pub fn report(args: &Args, outcome: Outcome, verdict: Option<Verdict>) -> Report {
+pub fn report(args: &Args, outcome: Outcome, verdict: Option<Verdict>) -> Result<Report> {
     let kernels = summed(&outcome.kernels);
-    let mut text = format!("device {}", args.device());
+    let device = args.device()?;
+    let mut text = format!("device {device}");
     if !is_reference(args) {
         text += &format!(
             ", plan {}, {}, page size {}",
@@ -32,7 +34,7 @@ pub fn report(args: &Args, outcome: Outcome, verdict: Option<Verdict>) -> Report
     text += &format!("\nwrote {}\n", args.output.display());
     let within = verdict.as_ref().map(Verdict::is_within);
     let json = json!({
-        "device": args.device().to_string(),
+        "device": device.to_string(),
         "plan": if is_reference(args) { Value::Null } else { args.plan.kind().to_string().into() },
         "dtype": if is_reference(args) { Value::Null } else { args.dtype.dtype().to_string().into() },
         "page_size": args.page_size,
@@ -43,11 +45,11 @@ pub fn report(args: &Args, outcome: Outcome, verdict: Option<Verdict>) -> Report
         "within_tolerance": within,
         "notes": outcome.notes,
     });
-    Report {
+    Ok(Report {
         text,
         json,
         mismatch: within == Some(false),
-    }
+    })
 }
 
 fn phase_line(name: &str, out: &HostTensor, judged: Option<&Judged>) -> String {

@@ -400,7 +400,7 @@ fn inline_shapes() {
 
 #[test]
 fn inline_yarn_is_deepseek_v3s() {
-    let deepseek = crate::presets::preset("deepseek-v3").unwrap();
+    let deepseek = presets::preset("deepseek-v3").unwrap();
     let inline = MlaConfig::from_inline("heads=128,d_model=7168,yarn=40").unwrap();
     assert_eq!(inline.rope, deepseek.rope);
     assert_eq!(inline.softmax_scale, deepseek.softmax_scale);

@@ -3,6 +3,7 @@
 //! A plan says which values of a graph are in memory, where ([`View`]), and which kernel makes them ([`Region`]). How a
 //! kernel does it is the code generator's.
 
+mod dot;
 mod fuse;
 mod text;
 mod view;

@@ -1,0 +1,299 @@
+//! What a kernel must move and compute, counted from the plan.
+
+use std::collections::BTreeSet;
+
+use mlafuse_ir::graph::{Graph, Op, ValueId};
+use mlafuse_ir::plan::{AttentionRegion, BufferId, Plan, Region, RegionKind, View};
+use mlafuse_ir::size::{Dim, Dims, Size, Symbol};
+use mlafuse_tensor::DType;
+
+use crate::ProfileError;
+
+/// The least that a kernel can do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Bytes read and written: each input and each output once; of a cache the rows that are read or written.
+    pub bytes: u64,
+    /// Operations of the contractions, 2 for each multiply-add.
+    pub flops: u64,
+}
+
+/// The work of one kernel of `plan` in launches of the sizes in `dims`, `Z` among them, with every sequence at its full
+/// length `S` and `T` new tokens.
+///
+/// # Errors
+/// [`ProfileError::Size`].
+pub fn kernel_work(plan: &Plan, region: &Region, dims: &Dims) -> Result<Work, ProfileError> {
+    let counter = Counter { plan, dims };
+    match &region.kind {
+        RegionKind::Node(value) => Ok(Work {
+            bytes: counter.node_bytes(*value, &region.nodes)?,
+            flops: counter.flops(&region.nodes)?,
+        }),
+        RegionKind::Attention(attention) => Ok(Work {
+            bytes: counter.attention_bytes(attention)?,
+            flops: counter.flops(&region.nodes)?,
+        }),
+        // Its contractions are the attention's, which has counted them.
+        RegionKind::Combine(combine) => Ok(Work {
+            bytes: counter.buffers(&[combine.partial, combine.lse])? + counter.values(&[combine.output])?,
+            flops: 0,
+        }),
+    }
+}
+
+struct Counter<'a> {
+    plan: &'a Plan,
+    dims: &'a Dims,
+}
+
+impl Counter<'_> {
+    fn graph(&self) -> &Graph {
+        &self.plan.graph
+    }
+
+    /// Of a kernel that makes `value` by `nodes`, with what is between them kept to itself.
+    fn node_bytes(&self, value: ValueId, nodes: &[ValueId]) -> Result<u64, ProfileError> {
+        let (mut whole, mut tables, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for &node in nodes {
+            let node = self.graph().node(node);
+            match (&node.op, node.args.as_slice()) {
+                // The rest of the cache stays where it is.
+                (Op::CacheWrite, [cache, rows @ .., _, q_len, kv_len]) => {
+                    whole.extend(rows.iter().chain([q_len, kv_len]));
+                    bytes += self.new_pages(*cache)?;
+                }
+                (Op::CacheRead, [cache, read @ ..]) => {
+                    whole.extend(read);
+                    bytes += self.rows(*cache, Symbol::S, None)?;
+                }
+                (Op::Rope { .. }, [x, cos, sin, read @ ..]) => {
+                    whole.extend(read.iter().chain([x]));
+                    tables.extend([*cos, *sin]);
+                }
+                (_, args) => whole.extend(args),
+            }
+        }
+        whole.retain(|value| !nodes.contains(value));
+        tables.sort();
+        tables.dedup();
+        for table in tables {
+            bytes += self.angles(table)?;
+        }
+        Ok(bytes + self.values(&whole)? + self.made(value)?)
+    }
+
+    /// Of what a kernel writes: of a cache the new rows.
+    fn made(&self, value: ValueId) -> Result<u64, ProfileError> {
+        match self.graph().node(value).op {
+            Op::CacheWrite => self.rows(value, Symbol::T, None),
+            _ => self.values(&[value]),
+        }
+    }
+
+    fn attention_bytes(&self, attention: &AttentionRegion) -> Result<u64, ProfileError> {
+        let mut columns: BTreeSet<usize> = attention.values.clone().collect();
+        columns.extend(attention.queries.iter().flat_map(|part| part.columns.clone()));
+        let queries = attention.queries.iter().map(|part| part.value);
+        let read: Vec<ValueId> = queries
+            .chain([attention.block_table, attention.q_len, attention.kv_len])
+            .collect();
+        let rows = self.rows(attention.cache, Symbol::S, Some(columns.len()))?;
+        Ok(self.values(&read)? + rows + self.buffers(&[attention.partial, attention.lse])?)
+    }
+
+    /// Of values in memory, each place once.
+    fn values(&self, values: &[ValueId]) -> Result<u64, ProfileError> {
+        let mut seen: Vec<&View> = Vec::new();
+        let mut bytes = 0;
+        for &value in values {
+            let Some(view) = self.plan.view(value).filter(|view| !seen.contains(view)) else {
+                continue;
+            };
+            seen.push(view);
+            let node = self.graph().node(value);
+            bytes += self.bytes(&node.name, Size::product(&node.ty.shape), node.ty.dtype.size_bytes())?;
+        }
+        Ok(bytes)
+    }
+
+    fn buffers(&self, ids: &[BufferId]) -> Result<u64, ProfileError> {
+        let buffers = ids.iter().map(|&id| self.plan.buffer(id));
+        buffers
+            .map(|buffer| self.bytes(&buffer.name, buffer.size.clone(), buffer.dtype.size_bytes()))
+            .sum()
+    }
+
+    /// Of `tokens` rows a sequence of a cache: all of a row's columns, or so many.
+    fn rows(&self, cache: ValueId, tokens: Symbol, columns: Option<usize>) -> Result<u64, ProfileError> {
+        let node = self.graph().node(cache);
+        let width = columns.map(Dim::Const).or(node.ty.shape.last().copied());
+        let size = Size::product(&[Dim::Sym(Symbol::B), Dim::Sym(tokens), width.unwrap_or(Dim::Const(0))]);
+        self.bytes(&node.name, size, node.ty.dtype.size_bytes())
+    }
+
+    /// Of the block table's entries for the pages that the new tokens go to.
+    fn new_pages(&self, cache: ValueId) -> Result<u64, ProfileError> {
+        let node = self.graph().node(cache);
+        let page_size = node
+            .ty
+            .shape
+            .get(1)
+            .and_then(|dim| dim.value(self.dims))
+            .unwrap_or(1)
+            .max(1);
+        let [cached, new] = [Symbol::S, Symbol::T].map(|symbol| self.dims.get(symbol).unwrap_or(0));
+        let entries = cached.div_ceil(page_size) - cached.saturating_sub(new) / page_size;
+        let size = Size::product(&[Dim::Sym(Symbol::B), Dim::Const(entries)]);
+        self.bytes(&node.name, size, DType::I32.size_bytes())
+    }
+
+    /// Of the rows of a rope table that the new tokens look up. All sequences are of one length, so they share them.
+    fn angles(&self, table: ValueId) -> Result<u64, ProfileError> {
+        let node = self.graph().node(table);
+        let columns = node.ty.shape.last().copied().unwrap_or(Dim::Const(0));
+        let size = Size::product(&[Dim::Sym(Symbol::T), columns]);
+        self.bytes(&node.name, size, node.ty.dtype.size_bytes())
+    }
+
+    fn bytes(&self, what: &str, size: Size, element: usize) -> Result<u64, ProfileError> {
+        self.value(what, size.times(Dim::Const(element)))
+    }
+
+    fn value(&self, what: &str, size: Size) -> Result<u64, ProfileError> {
+        let value = size.value(self.dims).and_then(|value| u64::try_from(value).ok());
+        value.ok_or_else(|| ProfileError::Size {
+            what: what.to_string(),
+            size: size.to_string(),
+        })
+    }
+
+    /// Of the contractions among `nodes`.
+    fn flops(&self, nodes: &[ValueId]) -> Result<u64, ProfileError> {
+        let mut flops = 0;
+        for &value in nodes {
+            let node = self.graph().node(value);
+            let (Op::Einsum(spec), &[a, b]) = (&node.op, node.args.as_slice()) else {
+                continue;
+            };
+            let extent = |label: &String| {
+                let place = |labels: &[String], arg: ValueId| {
+                    let index = labels.iter().position(|other| other == label)?;
+                    self.graph().ty(arg).shape.get(index).copied()
+                };
+                place(&spec.a, a).or_else(|| place(&spec.b, b))
+            };
+            let extents: Vec<Dim> = spec.labels().filter_map(extent).collect();
+            flops += self.value(&node.name, Size::product(&extents).times(Dim::Const(2)))?;
+        }
+        Ok(flops)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mlafuse_ir::plan::{fused, unfused};
+    use mlafuse_ir::text::parse;
+
+    fn works(plan: &Plan, dims: &Dims) -> Vec<(String, u64, u64)> {
+        let work = |region: &Region| {
+            let Work { bytes, flops } = kernel_work(plan, region, dims).unwrap();
+            (region.name.clone(), bytes, flops)
+        };
+        plan.kernels.iter().map(work).collect()
+    }
+
+    #[test]
+    fn a_small_graph_by_hand() {
+        let text = "graph g { %x = input \"x\" : bf16[T, 100] %w = input \"w\" : bf16[50, 100]
+            %y = einsum \"t d, q d -> t q\" %x, %w : f32[T, 50]
+            %z = add %y, %y : f32[T, 50] output \"z\" %z }";
+        let plan = unfused(&parse(text).unwrap()).unwrap();
+        let dims = Dims::new().with(Symbol::T, 3);
+        // x 3·100, w 50·100 in bf16, y 3·50 in f32; then y, read once though added to itself, and z.
+        let expected = [("einsum_y", 600 + 10_000 + 600, 2 * 3 * 50 * 100), ("add_z", 1200, 0)];
+        assert_eq!(
+            works(&plan, &dims),
+            expected.map(|(name, bytes, flops)| (name.to_string(), bytes, flops))
+        );
+        let error = kernel_work(&plan, &plan.kernels[0], &Dims::new()).unwrap_err();
+        assert!(error.to_string().contains("`x` (200*T)"), "{error}");
+    }
+
+    const ATTENTION: &str = "graph g {
+        %cache = input \"cache\" : bf16[N, 4, 10] %table = input \"block_table\" : i32[B, P]
+        %q_len = input \"q_len\" : i32[B] %kv_len = input \"kv_len\" : i32[B]
+        %latent = input \"latent\" : bf16[B, T, 10] %q = input \"q\" : bf16[B, T, 3, 10]
+        %written = cache_write %cache, %latent, %table, %q_len, %kv_len : bf16[N, 4, 10]
+        %rows = cache_read %written, %table, %kv_len : bf16[B, S, 10]
+        %c = slice axis=2 start=0 len=8 %rows : bf16[B, S, 8]
+        %scores = einsum \"b t h c, b s c -> b t h s\" %q, %rows : f32[B, T, 3, S]
+        %masked = mask %scores, %q_len, %kv_len : f32[B, T, 3, S]
+        %p = softmax %masked : bf16[B, T, 3, S]
+        %o = einsum \"b t h s, b s c -> b t h c\" %p, %c : bf16[B, T, 3, 8]
+        output \"o\" %o }";
+
+    #[test]
+    fn what_a_kernel_keeps_to_itself_is_not_moved() {
+        let text = "graph g { %cache = input \"cache\" : bf16[N, 4, 10] %table = input \"block_table\" : i32[B, P]
+            %q_len = input \"q_len\" : i32[B] %kv_len = input \"kv_len\" : i32[B]
+            %x = input \"x\" : bf16[B, T, 10] %g = input \"g\" : bf16[10]
+            %latent = rms_norm eps=1e-6 %x, %g : bf16[B, T, 10]
+            %written = cache_write %cache, %latent, %table, %q_len, %kv_len : bf16[N, 4, 10]
+            output \"cache\" %written }";
+        let graph = parse(text).unwrap();
+        let dims = [(Symbol::B, 2), (Symbol::T, 1), (Symbol::S, 7)];
+        let dims = dims
+            .into_iter()
+            .fold(Dims::new(), |dims, (symbol, n)| dims.with(symbol, n));
+        let total = |plan: &Plan| works(plan, &dims).iter().map(|(_, bytes, _)| bytes).sum::<u64>();
+        let (fused, unfused) = (fused(&graph).unwrap(), unfused(&graph).unwrap());
+        let (rows, gain, entries, lens) = (2 * 10 * 2, 10 * 2, 2 * 4, 2 * 2 * 4);
+        assert_eq!((fused.kernels.len(), unfused.kernels.len()), (1, 2));
+        assert_eq!(total(&fused), rows + gain + entries + lens + rows);
+        // Out and in again.
+        assert_eq!(total(&unfused), total(&fused) + 2 * rows);
+    }
+
+    #[test]
+    fn attention_reads_rows_by_length_and_counts_its_contractions_once() {
+        let graph = parse(ATTENTION).unwrap();
+        // Many more pages than are in use: they do not count.
+        let dims = [
+            (Symbol::B, 2),
+            (Symbol::T, 1),
+            (Symbol::S, 7),
+            (Symbol::P, 2),
+            (Symbol::N, 99),
+            (Symbol::Z, 2),
+            (Symbol::R, 16),
+            (Symbol::G, 64),
+        ];
+        let dims = dims
+            .into_iter()
+            .fold(Dims::new(), |dims, (symbol, n)| dims.with(symbol, n));
+        let fused = works(&fused(&graph).unwrap(), &dims);
+        let (table, lens, row) = (2 * 2 * 4, 2 * 4, 10 * 2);
+        let partial = 2 * 2 * 3 * 8 * 4 + 2 * 2 * 3 * 4;
+        let contractions = 2 * 2 * 3 * 7 * (10 + 8);
+        let expected = [
+            // Of the table one entry a sequence.
+            ("cache_write_written", 2 * row + 2 * 4 + 2 * lens + 2 * row, 0),
+            (
+                "attention",
+                2 * 3 * row + table + 2 * lens + 2 * 7 * row + partial,
+                contractions,
+            ),
+            ("combine", partial + 2 * 3 * 8 * 2, 0),
+        ];
+        assert_eq!(
+            fused,
+            expected.map(|(name, bytes, flops)| (name.to_string(), bytes, flops))
+        );
+        let unfused = works(&unfused(&graph).unwrap(), &dims);
+        assert_eq!(unfused.iter().map(|(_, _, flops)| flops).sum::<u64>(), contractions);
+        let read = unfused.iter().find(|(name, _, _)| name == "cache_read_rows").unwrap();
+        assert_eq!(read.1, table + lens + 2 * (2 * 7 * row));
+    }
+}
