@@ -66,7 +66,43 @@ impl ComputeType {
     }
 }
 
-/// What the launches look like.
+/// What the launches of a layer look like.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct LaunchSizes {
+    /// Sequences.
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 1, value_parser = sequences())]
+    pub batch: u32,
+    /// New tokens a sequence; 1 for decode, the whole --kv-len for prefill where left out.
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = tokens())]
+    pub q_len: Option<u32>,
+    /// Cached tokens a sequence, the new ones included.
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 4096, value_parser = tokens())]
+    pub kv_len: u32,
+    /// Type of weights, activations and cache.
+    #[arg(long, value_enum, default_value_t = ComputeType::Bf16)]
+    pub dtype: ComputeType,
+    /// Tokens a page of the cache.
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 64, value_parser = page_size())]
+    pub page_size: u32,
+}
+
+impl LaunchSizes {
+    /// New tokens a sequence: --q-len, or else what is usual. They are part of the cached ones.
+    pub fn new_tokens(&self, phase: Phase) -> Result<u32> {
+        let kv_len = self.kv_len;
+        let usual = match phase {
+            Phase::Decode => 1,
+            Phase::Prefill => kv_len,
+        };
+        let q_len = self.q_len.unwrap_or(usual);
+        if q_len > kv_len {
+            bail!("--q-len {q_len} is more than --kv-len {kv_len}: the new tokens are part of the cached ones");
+        }
+        Ok(q_len)
+    }
+}
+
+/// Which launches they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Phase {
     /// Few new tokens a sequence.
@@ -76,19 +112,6 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// New tokens a sequence: --q-len, or else what is usual. They are part of the cached ones.
-    pub fn new_tokens(self, q_len: Option<u32>, kv_len: u32) -> Result<u32> {
-        let usual = match self {
-            Phase::Decode => 1,
-            Phase::Prefill => kv_len,
-        };
-        let q_len = q_len.unwrap_or(usual);
-        if q_len > kv_len {
-            bail!("--q-len {q_len} is more than --kv-len {kv_len}: the new tokens are part of the cached ones");
-        }
-        Ok(q_len)
-    }
-
     /// As on the command line.
     pub fn name(self) -> &'static str {
         match self {

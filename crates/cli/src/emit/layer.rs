@@ -25,13 +25,13 @@ pub struct Layer {
 impl Layer {
     pub fn new(args: &Args) -> Result<Layer> {
         let config = model::resolve(&args.model)?;
-        let page_size = args.page_size as usize;
+        let page_size = args.sizes.page_size as usize;
         let options = LayerOptions {
-            dtype: args.dtype.dtype(),
+            dtype: args.sizes.dtype.dtype(),
             page_size,
             coupled_rope: args.coupled_rope,
         };
-        let [batch, new, cached] = [args.batch, args.q_len()?, args.kv_len].map(|n| n as usize);
+        let [batch, new, cached] = [args.sizes.batch, args.q_len()?, args.sizes.kv_len].map(|n| n as usize);
         let row_stride = config.cache_row_stride(options.dtype.size_bytes());
         let dims = launch_dims(batch, new, cached, page_size)
             .with(Symbol::R, row_stride)

@@ -9,7 +9,7 @@ mod reference;
 mod stage;
 
 use crate::model::MODEL_HELP;
-use crate::options::{self, ComputeType, Phase, PlanChoice};
+use crate::options::{self, LaunchSizes, Phase, PlanChoice};
 use crate::output::Report;
 use anyhow::{Result, bail};
 use layer::Layer;
@@ -38,21 +38,8 @@ pub struct Args {
     /// Fused kernels, or one for each node.
     #[arg(long, value_enum, default_value_t = PlanChoice::Fused)]
     plan: PlanChoice,
-    /// Sequences.
-    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 1, value_parser = options::sequences())]
-    batch: u32,
-    /// New tokens a sequence; 1 for decode, the whole --kv-len for prefill where left out.
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = options::tokens())]
-    q_len: Option<u32>,
-    /// Cached tokens a sequence, the new ones included.
-    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 4096, value_parser = options::tokens())]
-    kv_len: u32,
-    /// Type of weights, activations and cache.
-    #[arg(long, value_enum, default_value_t = ComputeType::Bf16)]
-    dtype: ComputeType,
-    /// Tokens a page of the cache.
-    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 64, value_parser = options::page_size())]
-    page_size: u32,
+    #[command(flatten)]
+    sizes: LaunchSizes,
     /// Only the kernel of this name.
     #[arg(long, value_name = "NAME")]
     kernel: Option<String>,
@@ -126,7 +113,7 @@ impl Args {
     }
 
     fn q_len(&self) -> Result<u32> {
-        self.phase.new_tokens(self.q_len, self.kv_len)
+        self.sizes.new_tokens(self.phase)
     }
 
     fn target(&self) -> Target {

@@ -4,7 +4,7 @@ mod report;
 
 use crate::files::check_output_file;
 use crate::model::{self, MODEL_HELP};
-use crate::options::{self, CheckChoice, ComputeType, Phase};
+use crate::options::{self, CheckChoice, LaunchSizes, Phase};
 use crate::output::{self, Report};
 use crate::progress::Progress;
 use anyhow::{Context, Result, bail};
@@ -26,21 +26,8 @@ pub struct Args {
     /// Decode: few new tokens on a long cache. Prefill: all tokens are new.
     #[arg(long, value_enum, default_value_t = Phase::Decode)]
     phase: Phase,
-    /// Sequences.
-    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 1, value_parser = options::sequences())]
-    batch: u32,
-    /// New tokens a sequence; 1 for decode, the whole --kv-len for prefill where left out.
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = options::tokens())]
-    q_len: Option<u32>,
-    /// Cached tokens a sequence, the new ones included.
-    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 4096, value_parser = options::tokens())]
-    kv_len: u32,
-    /// Type of weights, activations and cache.
-    #[arg(long, value_enum, default_value_t = ComputeType::Bf16)]
-    dtype: ComputeType,
-    /// Tokens a page of the cache.
-    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 64, value_parser = options::page_size())]
-    page_size: u32,
+    #[command(flatten)]
+    sizes: LaunchSizes,
     /// What computes: cpu, which is timed; sim or sim:ARCH, which executes the kernels' PTX and counts.
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     device: DeviceSpec,
@@ -83,7 +70,7 @@ bound       What takes longer at the machine's limits: moving the bytes (memory)
             kernel must move and compute / that of what it moved and executed.";
 
 pub fn run(args: &Args) -> Result<Report> {
-    let new_tokens = args.phase.new_tokens(args.q_len, args.kv_len)?;
+    let new_tokens = args.sizes.new_tokens(args.phase)?;
     let device = args.device()?;
     if let Some(file) = &args.trace {
         check_output_file("--trace", file)?;
@@ -91,7 +78,7 @@ pub fn run(args: &Args) -> Result<Report> {
     let config = model::resolve(&args.model)?;
     let device = open(device)?;
     options::use_threads(args.threads)?;
-    let (dtype, page_size) = (args.dtype.dtype(), args.page_size as usize);
+    let (dtype, page_size) = (args.sizes.dtype.dtype(), args.sizes.page_size as usize);
     let dims = dims(args, &config, new_tokens as usize);
     let graph = layer_graph(&config, dtype, page_size)?;
     let machine = machine_of(device.as_ref(), dtype);
@@ -134,11 +121,16 @@ impl Args {
 
 /// B, T, S and what follows from them, the cache's strides included.
 fn dims(args: &Args, config: &MlaConfig, new_tokens: usize) -> Dims {
-    let page_size = args.page_size as usize;
-    let row_stride = config.cache_row_stride(args.dtype.dtype().size_bytes());
-    launch_dims(args.batch as usize, new_tokens, args.kv_len as usize, page_size)
-        .with(Symbol::R, row_stride)
-        .with(Symbol::G, row_stride * page_size)
+    let page_size = args.sizes.page_size as usize;
+    let row_stride = config.cache_row_stride(args.sizes.dtype.dtype().size_bytes());
+    launch_dims(
+        args.sizes.batch as usize,
+        new_tokens,
+        args.sizes.kv_len as usize,
+        page_size,
+    )
+    .with(Symbol::R, row_stride)
+    .with(Symbol::G, row_stride * page_size)
 }
 
 /// What the fused plan leaves in kernels of their own, and why.

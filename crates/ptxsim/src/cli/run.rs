@@ -14,6 +14,15 @@ use std::path::PathBuf;
 
 #[derive(clap::Args)]
 #[command(after_help = "\
+A launch file, with paths relative to it:
+  { \"ptx\": \"mm.ptx\", \"entry\": \"mm\", \"grid\": [2,2,1], \"block\": [128,1,1], \"dynamic_shared\": 73728,
+    \"args\": [ {\"tensor\": \"in.safetensors#a\"}, {\"inout\": \"in.safetensors#x\"},
+              {\"output\": \"c\", \"dtype\": \"f32\", \"shape\": [128,256]}, {\"i32\": 128}, {\"f32\": 0.1}, {\"null\": 0} ],
+    \"reference\": {\"file\": \"want.safetensors\", \"rel_l2\": 3e-3} }
+Arguments are in the order of the kernel's parameters. A tensor may not be stored to, an inout is copied in and saved, an output \
+starts unwritten. Scalars are i8 to u64, f16, bf16, f32 and f64, of their parameter's size; null is a pointer of zero. The outputs \
+that the reference names are compared.
+
 Exit status 1 where a checker reports, the kernel does not end, or an output differs from the reference. OUT.safetensors \
 is written whenever the kernel ends.")]
 pub struct Args {
