@@ -139,6 +139,36 @@ fn ldmatrix_of_bytes() {
 }
 
 #[test]
+fn stmatrix_of_bytes() {
+    for count in [1, 2, 4] {
+        // Byte i of register r of lane l is 4·l + i + 67·r, of which a byte is kept.
+        let sets: String = (0..count)
+            .map(|i| {
+                let step = 67 * i as u32 * 0x0101_0101;
+                // Carries do not pass from byte to byte: 4·l + i is below 128, and 67·r is taken modulo 128.
+                let step = step & 0x7f7f_7f7f;
+                format!("mad.lo.u32 %r{}, %t, 0x04040404, {}; ", 10 + i, 0x0302_0100 + step)
+            })
+            .collect();
+        let body = format!("{ROWS}{sets} stmatrix.sync.aligned.m16n8.x{count}.trans.shared.b8 [%r1], {{{}}}; bar.sync 0;
+            ld.shared.v4.u32 {{%r2, %r3, %r4, %r5}}, [%r1]; mad.wide.u32 %d1, %t, 16, %a0; st.global.v4.u32 [%d1], {{%r2, %r3, %r4, %r5}};", list(count, 10));
+        let got = case(&body).output("out", 128).input("in", &words(&rows())).words();
+        for row in 0..32 {
+            for column in 0..16 {
+                // Column g + 8·h of row 2·t + b lies in byte b + 2·h of lane 4·g + t.
+                let (lane, i) = (4 * (column % 8) + row % 8 / 2, row % 2 + 2 * (column / 8));
+                let expected = match row < 8 * count {
+                    true => (4 * lane + i + 67 * (row / 8) % 128) as u8,
+                    false => rows()[16 * row + column],
+                };
+                let found = got[4 * row + column / 4].to_le_bytes()[column % 4];
+                assert_eq!(found, expected, "x{count} row {row} column {column}");
+            }
+        }
+    }
+}
+
+#[test]
 fn movmatrix() {
     let got = registers(
         "mul.lo.u32 %r6, %t, 0x20002; add.u32 %r6, %r6, 0x10000; movmatrix.sync.aligned.m8n8.trans.b16 %r10, %r6;",
