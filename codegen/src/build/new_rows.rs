@@ -2,7 +2,8 @@
 
 use super::error::BuildError;
 use super::program::{Pages, ProgramBuilder, Span};
-use crate::tile::{Access, Expr, ReduceOp, Stmt, TileId, VarId, View};
+use super::rms_norm::{Norm, Tiles};
+use crate::tile::{Access, Expr, Stmt, TileId, VarId, View};
 use mlafuse_ir::graph::{Op, Pairing, ValueId};
 use mlafuse_ir::plan;
 use mlafuse_ir::size::{Dim, Size};
@@ -75,54 +76,26 @@ impl NewRows<'_> {
         column: usize,
     ) -> Result<(), BuildError> {
         let (block_m, block_n) = (p.schedule.block_m, p.schedule.block_n);
-        let [x_f, square, gain_f] = ["x_f", "square", "gain_f"].map(|name| p.fragment(name, block_m, block_n));
-        let [sum, rstd] = ["sum", "rstd"].map(|name| p.row_vector(name, block_m));
         let width = width(p, x)?;
-        let count = width.div_ceil(block_n);
-        let load = |src: View, dst: TileId| Stmt::Load {
-            dst,
-            cols: 0..block_n,
-            src,
+        let norm = Norm {
+            tiles: Tiles::new(p),
+            count: width.div_ceil(block_n).into(),
+            d: width.into(),
+            eps,
         };
-        body.push(Stmt::Fill { dst: sum, value: 0.0 });
-        let var = p.var("squares");
-        let src = self.read(p, x, Span::block(var, block_n, width.into()))?;
-        let step = vec![
-            load(src, x_f),
-            Stmt::Map {
-                dst: square,
-                value: Expr::from(x_f) * x_f,
-            },
-            Stmt::Reduce {
-                op: ReduceOp::Sum,
-                dst: sum,
-                src: square,
-            },
-        ];
-        body.push(each(var, count, step));
-        body.push(Stmt::Map {
-            dst: rstd,
-            value: (Expr::from(sum) / Expr::Int(width as i64).to_float() + eps as f32).rsqrt(),
-        });
-        let var = p.var("normed");
-        let span = |p: &ProgramBuilder| Span::block(var, p.schedule.block_n, width.into());
-        let src = self.read(p, x, span(p))?;
         let gain = p.view(gain)?;
         let stride = gain.strides.first().cloned().unwrap_or(Size::one());
         // Every row meets the same gain.
         let gains = p.matrix(gain, Access::Read, &[], &Size::constant(0), &stride);
-        let gains = p.rows(&gains, 0.into(), block_m.into(), span(p));
-        let step = vec![
-            load(src, x_f),
-            load(gains, gain_f),
-            Stmt::Map {
-                dst: x_f,
-                value: Expr::from(x_f) * rstd * gain_f,
-            },
-            self.write(p, x_f, block_n, var.into(), column, width),
-        ];
-        body.push(each(var, count, step));
-        Ok(())
+        let read = |p: &mut ProgramBuilder, block: Expr| {
+            let span = Span::block(block.clone(), block_n, width.into());
+            let rows = self.read(p, x, span)?;
+            let span = Span::block(block, block_n, width.into());
+            Ok([rows, p.rows(&gains, 0.into(), block_m.into(), span)])
+        };
+        norm.rows(p, body, read, |p, tile, block| {
+            self.write(p, tile, block_n, block, column, width)
+        })
     }
 
     /// As `rope` by itself, but that each row is another token, whose angles follow those of the row before.
