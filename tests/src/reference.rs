@@ -132,6 +132,7 @@ impl Part<'_> {
         Ok(Node {
             op: Op::Input {
                 name: node.name.clone(),
+                constant: false,
             },
             args: Vec::new(),
             ..node

@@ -146,7 +146,7 @@ fn inputs(graph: &Graph, batch: &Batch, random: &mut Random) -> BTreeMap<String,
     let mut inputs = BTreeMap::new();
     for value in graph.values() {
         let node = graph.node(value);
-        let Op::Input { name } = &node.op else { continue };
+        let Op::Input { name, .. } = &node.op else { continue };
         let shape = batch.shape(&node.ty.shape);
         let count: usize = shape.iter().product();
         let round = |data: Vec<f64>| {
@@ -215,7 +215,7 @@ impl Memory {
             .collect();
         for value in plan.graph.values() {
             let node = plan.graph.node(value);
-            let Op::Input { name } = &node.op else { continue };
+            let Op::Input { name, .. } = &node.op else { continue };
             let view = plan.view(value).unwrap();
             let shape = inputs[name].shape().to_vec();
             let tensor = match &inputs[name] {
@@ -458,7 +458,12 @@ fn odd_graph() -> Graph {
     let soft = g.push("soft", Op::Softmax, &[tail], f32, &[]).unwrap();
     let gain = g.input("g_n", f32, &dims(&[4])).unwrap();
     let norm = g.rms_norm("norm", 1e-3, tail, gain, f32).unwrap();
-    for value in [outer, swapped, last, half, soft, norm] {
+    let gained = g.mul("gained", biased, bias, f32).unwrap();
+    let inverse = g.inv_rms("inverse", 1e-3, gained, f32).unwrap();
+    let rows = g.scale_rows("rows", gained, inverse, f32).unwrap();
+    let of_tokens = g.inv_rms("of_tokens", 1e-3, y, f32).unwrap();
+    let tokens = g.scale_rows("tokens", scaled, of_tokens, f32).unwrap();
+    for value in [outer, swapped, last, half, soft, norm, rows, tokens] {
         let name = format!("out{}", value.0);
         g.output(&name, value);
     }

@@ -1,4 +1,4 @@
-//! Elementwise nodes: scale, add, cast, mask, and concat as two copies.
+//! Elementwise nodes: scale, add, mul, scale_rows, cast, mask, and concat as two copies.
 
 use super::axes::{Axis, Plane, aligned_right, innermost, plane};
 use super::error::BuildError;
@@ -6,7 +6,7 @@ use super::program::{ProgramBuilder, Span, block_x, block_y, blocks, indexed};
 use crate::tile::{Access, Expr, Stmt, TileProgram};
 use mlafuse_ir::graph::ValueId;
 use mlafuse_ir::plan::View;
-use mlafuse_ir::size::Size;
+use mlafuse_ir::size::{Dim, Size};
 
 /// x · factor.
 pub(super) fn scale(p: ProgramBuilder, value: ValueId, factor: f64) -> Result<TileProgram, BuildError> {
@@ -53,9 +53,47 @@ fn map_one(
 }
 
 /// a + b; b may be a suffix of a's shape.
-pub(super) fn add(mut p: ProgramBuilder, value: ValueId) -> Result<TileProgram, BuildError> {
-    let [a, b] = p.args(value)?;
-    let views = [p.view(a)?, p.view(value)?, p.view(b)?];
+pub(super) fn add(p: ProgramBuilder, value: ValueId) -> Result<TileProgram, BuildError> {
+    let [_, b] = p.args(value)?;
+    let b = p.view(b)?.clone();
+    map_two(p, value, "add", &b, |a, b| a + b)
+}
+
+/// a · b; b may be a suffix of a's shape.
+pub(super) fn mul(p: ProgramBuilder, value: ValueId) -> Result<TileProgram, BuildError> {
+    let [_, b] = p.args(value)?;
+    let b = p.view(b)?.clone();
+    map_two(p, value, "mul", &b, |a, b| a * b)
+}
+
+/// The rows of x times r, whose shape is a prefix of x's.
+pub(super) fn scale_rows(p: ProgramBuilder, value: ValueId) -> Result<TileProgram, BuildError> {
+    let [x, r] = p.args(value)?;
+    let r = repeated(p.view(r)?, &p.view(x)?.shape);
+    map_two(p, value, "scale_rows", &r, |x, r| x * r)
+}
+
+/// A value whose shape is a prefix of `shape`, as one of that shape: each element is all of its row.
+pub(super) fn repeated(view: &View, shape: &[Dim]) -> View {
+    let mut strides = view.strides.clone();
+    strides.resize(shape.len(), Size::constant(0));
+    View {
+        shape: shape.to_vec(),
+        strides,
+        ..view.clone()
+    }
+}
+
+/// A node of its first argument and `b`.
+fn map_two(
+    mut p: ProgramBuilder,
+    value: ValueId,
+    what: &str,
+    b: &View,
+    f: impl Fn(Expr, Expr) -> Expr,
+) -> Result<TileProgram, BuildError> {
+    let [a, _] = p.args(value)?;
+    let views = [p.view(a)?, p.view(value)?, b];
     let shape = plane(&views[1].shape, views);
     let (grid, mut body, mut at) = start(&mut p, &shape);
     let (block_m, block_n) = (p.schedule.block_m, p.schedule.block_n);
@@ -73,7 +111,7 @@ pub(super) fn add(mut p: ProgramBuilder, value: ValueId) -> Result<TileProgram, 
     });
     body.push(Stmt::Map {
         dst: a_f,
-        value: Expr::from(a_f) + b_f,
+        value: f(a_f.into(), b_f.into()),
     });
     body.push(Stmt::Store {
         dst: at.view(&mut p, views[1], 1, Access::Write),
@@ -81,7 +119,7 @@ pub(super) fn add(mut p: ProgramBuilder, value: ValueId) -> Result<TileProgram, 
         cols: 0..block_n,
     });
     let doc = format!(
-        "add, {} and {} to {}",
+        "{what}, {} and {} to {}",
         p.dtype(views[0]),
         p.dtype(views[2]),
         p.dtype(views[1])

@@ -1,10 +1,12 @@
-//! x / sqrt(mean(x²) + eps) · gain over the last dimension.
+//! x / sqrt(mean(x²) + eps) · gain over the last dimension, and what it divides by, inverted.
 
 use super::axes::plane;
+use super::elementwise::repeated;
 use super::error::BuildError;
 use super::program::{ProgramBuilder, Span, block_x, blocks, indexed};
 use crate::tile::{Access, Expr, ReduceOp, Stmt, TileId, TileProgram, VarId, View};
 use mlafuse_ir::graph::ValueId;
+use mlafuse_ir::plan::View as Placed;
 
 pub(super) fn build(mut p: ProgramBuilder, value: ValueId, eps: f64) -> Result<TileProgram, BuildError> {
     let [x, gain] = p.args(value)?;
@@ -57,10 +59,54 @@ pub(super) fn build(mut p: ProgramBuilder, value: ValueId, eps: f64) -> Result<T
     Ok(p.finish(vec![doc], grid, body))
 }
 
+/// 1 / sqrt(mean(x²) + eps) of each row.
+pub(super) fn inverse(mut p: ProgramBuilder, value: ValueId, eps: f64) -> Result<TileProgram, BuildError> {
+    let [x] = p.args(value)?;
+    let x = p.view(x)?;
+    let out = repeated(p.view(value)?, &x.shape);
+    let shape = plane(&x.shape, [x, &out]);
+    let block_n = p.schedule.block_n;
+    let tiles = Tiles::new(&mut p);
+
+    let grid = [p.row_blocks(&shape.outer, &shape.rows.extent), 1.into(), 1.into()];
+    let mut body = Vec::new();
+    let place = p.place(&mut body, block_x(), &shape.outer, &shape.rows.extent);
+    let matrix = |p: &mut ProgramBuilder, view: &Placed, access, i: usize| {
+        let outer = indexed(&shape.outer, &place.outer, i);
+        p.matrix(view, access, &outer, &shape.rows.strides[i], &shape.cols.strides[i])
+    };
+    let from = matrix(&mut p, x, Access::Read, 0);
+    let to = matrix(&mut p, &out, Access::Write, 1);
+    let (rows, cols) = (p.extent(&shape.rows.extent), p.extent(&shape.cols.extent));
+    let count = blocks(&mut p, &shape.cols.extent, block_n);
+    let norm = Norm {
+        tiles,
+        count,
+        d: cols.clone(),
+        eps,
+    };
+    norm.inverse(&mut p, &mut body, |p, block| {
+        let span = Span::block(block, block_n, cols.clone());
+        Ok(p.rows(&from, place.row.clone(), rows.clone(), span))
+    })?;
+    let dst = p.rows(&to, place.row.clone(), rows.clone(), Span::whole(1usize));
+    body.push(Stmt::Store {
+        dst,
+        src: norm.tiles.rstd,
+        cols: 0..1,
+    });
+    let doc = format!(
+        "1 / rms of rows of {}, eps {eps:e}, {} to {}",
+        shape.cols.extent,
+        p.dtype(x),
+        p.dtype(&out)
+    );
+    Ok(p.finish(vec![doc], grid, body))
+}
+
 /// What a norm is computed in.
 pub(super) struct Tiles {
     x: TileId,
-    gain: TileId,
     square: TileId,
     sum: TileId,
     rstd: TileId,
@@ -70,17 +116,10 @@ impl Tiles {
     pub fn new(p: &mut ProgramBuilder) -> Tiles {
         let (block_m, block_n) = (p.schedule.block_m, p.schedule.block_n);
         let x = p.fragment("x_f", block_m, block_n);
-        let gain = p.fragment("gain_f", block_m, block_n);
         let square = p.fragment("square", block_m, block_n);
         let sum = p.row_vector("sum", block_m);
         let rstd = p.row_vector("rstd", block_m);
-        Tiles {
-            x,
-            gain,
-            square,
-            sum,
-            rstd,
-        }
+        Tiles { x, square, sum, rstd }
     }
 }
 
@@ -101,43 +140,17 @@ impl Norm {
         read: impl Fn(&mut ProgramBuilder, Expr) -> Result<[View; 2], BuildError>,
         write: impl Fn(&mut ProgramBuilder, TileId, Expr) -> Stmt,
     ) -> Result<(), BuildError> {
-        let Norm { tiles, count, d, eps } = self;
-        let Tiles {
-            x,
-            gain,
-            square,
-            sum,
-            rstd,
-        } = tiles;
-        let block_n = p.schedule.block_n;
+        let Tiles { x, rstd, .. } = self.tiles;
+        let (block_m, block_n) = (p.schedule.block_m, p.schedule.block_n);
+        let gain = p.fragment("gain_f", block_m, block_n);
         let load = |dst: TileId, src: View| Stmt::Load {
             dst,
             cols: 0..block_n,
             src,
         };
+        self.inverse(p, body, |p, block| Ok(read(p, block)?[0].clone()))?;
         // A row that fits a tile is read once.
-        let whole = count == Expr::Int(1);
-        body.push(Stmt::Fill { dst: sum, value: 0.0 });
-        let first = p.var("first");
-        let block = if whole { Expr::Int(0) } else { first.into() };
-        let [rows, _] = read(p, block)?;
-        let step = vec![
-            load(x, rows),
-            Stmt::Map {
-                dst: square,
-                value: Expr::from(x) * x,
-            },
-            Stmt::Reduce {
-                op: ReduceOp::Sum,
-                dst: sum,
-                src: square,
-            },
-        ];
-        over(body, whole, first, count.clone(), step);
-        body.push(Stmt::Map {
-            dst: rstd,
-            value: (Expr::from(sum) / d.to_float() + eps as f32).rsqrt(),
-        });
+        let whole = self.whole();
         let second = p.var("second");
         let block = if whole { Expr::Int(0) } else { second.into() };
         let [rows, gains] = read(p, block.clone())?;
@@ -151,8 +164,50 @@ impl Norm {
             value: Expr::from(x) * rstd * gain,
         });
         step.push(write(p, x, block));
-        over(body, whole, second, count, step);
+        over(body, whole, second, self.count, step);
         Ok(())
+    }
+
+    /// Leaves 1 / sqrt(mean(x²) + eps) of the rows in the tiles; `read` gives their column blocks.
+    fn inverse(
+        &self,
+        p: &mut ProgramBuilder,
+        body: &mut Vec<Stmt>,
+        read: impl Fn(&mut ProgramBuilder, Expr) -> Result<View, BuildError>,
+    ) -> Result<(), BuildError> {
+        let Tiles {
+            x, square, sum, rstd, ..
+        } = self.tiles;
+        body.push(Stmt::Fill { dst: sum, value: 0.0 });
+        let first = p.var("first");
+        let block = if self.whole() { Expr::Int(0) } else { first.into() };
+        let step = vec![
+            Stmt::Load {
+                dst: x,
+                cols: 0..p.schedule.block_n,
+                src: read(p, block)?,
+            },
+            Stmt::Map {
+                dst: square,
+                value: Expr::from(x) * x,
+            },
+            Stmt::Reduce {
+                op: ReduceOp::Sum,
+                dst: sum,
+                src: square,
+            },
+        ];
+        over(body, self.whole(), first, self.count.clone(), step);
+        body.push(Stmt::Map {
+            dst: rstd,
+            value: (Expr::from(sum) / self.d.clone().to_float() + self.eps as f32).rsqrt(),
+        });
+        Ok(())
+    }
+
+    /// Whether one column block has the whole row.
+    fn whole(&self) -> bool {
+        self.count == Expr::Int(1)
     }
 }
 

@@ -69,7 +69,19 @@ impl GraphBuilder {
 
     /// An input, bound by `name`; its node has the same name in lower case.
     pub fn input(&mut self, name: &str, dtype: DType, shape: &[Dim]) -> Result<ValueId, BuildError> {
-        let op = Op::Input { name: name.to_string() };
+        self.given(name, false, dtype, shape)
+    }
+
+    /// A weight: an input that is the same for every launch. Named as [`GraphBuilder::input`] does.
+    pub fn weight(&mut self, name: &str, dtype: DType, shape: &[Dim]) -> Result<ValueId, BuildError> {
+        self.given(name, true, dtype, shape)
+    }
+
+    fn given(&mut self, name: &str, constant: bool, dtype: DType, shape: &[Dim]) -> Result<ValueId, BuildError> {
+        let op = Op::Input {
+            name: name.to_string(),
+            constant,
+        };
         self.push(&name.to_ascii_lowercase(), op, &[], dtype, shape)
     }
 
@@ -121,6 +133,21 @@ impl GraphBuilder {
     /// The sum of two values, the second of which may be a bias.
     pub fn add(&mut self, name: &str, a: ValueId, b: ValueId, dtype: DType) -> Result<ValueId, BuildError> {
         self.push(name, Op::Add, &[a, b], dtype, &[])
+    }
+
+    /// The product of two values element by element, the second of which may be a gain.
+    pub fn mul(&mut self, name: &str, a: ValueId, b: ValueId, dtype: DType) -> Result<ValueId, BuildError> {
+        self.push(name, Op::Mul, &[a, b], dtype, &[])
+    }
+
+    /// The rows of `x` times the factors `r`.
+    pub fn scale_rows(&mut self, name: &str, x: ValueId, r: ValueId, dtype: DType) -> Result<ValueId, BuildError> {
+        self.push(name, Op::ScaleRows, &[x, r], dtype, &[])
+    }
+
+    /// What root-mean-square norm divides each row by, inverted.
+    pub fn inv_rms(&mut self, name: &str, eps: f64, x: ValueId, dtype: DType) -> Result<ValueId, BuildError> {
+        self.push(name, Op::InvRms { eps }, &[x], dtype, &[])
     }
 
     /// Elements `start..start + len` of dimension `axis`, stored as `x` is.

@@ -83,6 +83,8 @@ pub enum Op {
     Input {
         /// The name the caller binds it by.
         name: String,
+        /// A weight: the same for every launch.
+        constant: bool,
     },
     /// A contraction (a, b).
     Einsum(EinsumSpec),
@@ -105,6 +107,16 @@ pub enum Op {
     },
     /// a + b, where b's shape is a's or a suffix of it (a bias); arguments (a, b).
     Add,
+    /// a · b element by element, where b's shape is a's or a suffix of it (a gain); arguments (a, b).
+    Mul,
+    /// Each element of x times the factor of its row; arguments (x, r), where r's shape is a prefix of x's: x \[B, T, H, n\]
+    /// with r \[B, T\].
+    ScaleRows,
+    /// 1 / sqrt(mean(x²) + eps) of each row, the rows being the last dimension; argument (x \[.., d\]), result \[..\].
+    InvRms {
+        /// Added to the mean square.
+        eps: f64,
+    },
     /// Scores with -inf where a token may not look; arguments (scores \[B, T, .., S\], q_len \[B\], kv_len \[B\]). Key j is
     /// visible to new token i iff j < kv_len and j <= kv_len - q_len + i.
     Mask,
@@ -185,10 +197,19 @@ impl Graph {
             .collect()
     }
 
+    /// Whether `value` is computed from weights alone.
+    pub fn is_constant(&self, value: ValueId) -> bool {
+        let node = self.node(value);
+        match node.op {
+            Op::Input { constant, .. } => constant,
+            _ => node.args.iter().all(|&arg| self.is_constant(arg)),
+        }
+    }
+
     /// The input named `name`.
     pub fn input(&self, name: &str) -> Option<ValueId> {
         self.values()
-            .find(|&value| matches!(&self.node(value).op, Op::Input { name: n } if n == name))
+            .find(|&value| matches!(&self.node(value).op, Op::Input { name: n, .. } if n == name))
     }
 
     /// The output named `name`.

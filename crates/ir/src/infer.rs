@@ -80,7 +80,13 @@ pub fn infer_shape(op: &Op, args: &[&Ty], declared: &[Dim]) -> Result<Vec<Dim>, 
             finite("factor", *factor)?;
             Ok(x.shape.clone())
         }
-        (Op::Add, [a, b]) => add(a, b),
+        (Op::Add | Op::Mul, [a, b]) => suffixed(a, b),
+        (Op::ScaleRows, [x, r]) => scale_rows(x, r),
+        (Op::InvRms { eps }, [x]) => {
+            not_negative("eps", *eps)?;
+            at_least(0, x, 1)?;
+            Ok(x.shape[..x.shape.len() - 1].to_vec())
+        }
         (Op::Mask, [x, q_len, kv_len]) => {
             at_least(0, x, 3)?;
             exact(1, q_len, &x.shape[..1])?;
@@ -137,8 +143,8 @@ impl Op {
     pub fn arity(&self) -> &'static str {
         match self {
             Op::Input { .. } => "0",
-            Op::Scale { .. } | Op::Softmax | Op::Slice { .. } | Op::Reshape | Op::Cast => "1",
-            Op::Einsum(_) | Op::RmsNorm { .. } | Op::Add | Op::Concat { .. } => "2",
+            Op::Scale { .. } | Op::InvRms { .. } | Op::Softmax | Op::Slice { .. } | Op::Reshape | Op::Cast => "1",
+            Op::Einsum(_) | Op::RmsNorm { .. } | Op::Add | Op::Mul | Op::ScaleRows | Op::Concat { .. } => "2",
             Op::Mask | Op::CacheRead => "3",
             Op::Rope { .. } => "5",
             Op::CacheWrite => "5 or 6",
@@ -259,6 +265,18 @@ fn finite(attribute: &'static str, value: f64) -> Result<(), TypeError> {
     })
 }
 
+fn not_negative(attribute: &'static str, value: f64) -> Result<(), TypeError> {
+    finite(attribute, value)?;
+    if value >= 0.0 {
+        return Ok(());
+    }
+    Err(TypeError::Attribute {
+        attribute,
+        expected: "at least 0".into(),
+        got: value.to_string(),
+    })
+}
+
 fn einsum(spec: &EinsumSpec, a: &Ty, b: &Ty) -> Result<Vec<Dim>, TypeError> {
     spec.check()?;
     rank(0, a, spec.a.len())?;
@@ -278,14 +296,7 @@ fn einsum(spec: &EinsumSpec, a: &Ty, b: &Ty) -> Result<Vec<Dim>, TypeError> {
 }
 
 fn rms_norm(eps: f64, x: &Ty, gain: &Ty) -> Result<Vec<Dim>, TypeError> {
-    finite("eps", eps)?;
-    if eps < 0.0 {
-        return Err(TypeError::Attribute {
-            attribute: "eps",
-            expected: "at least 0".into(),
-            got: eps.to_string(),
-        });
-    }
+    not_negative("eps", eps)?;
     at_least(0, x, 1)?;
     exact(1, gain, &x.shape[x.shape.len() - 1..])?;
     Ok(x.shape.clone())
@@ -305,7 +316,18 @@ fn rope(x: &Ty, cos: &Ty, sin: &Ty, q_len: &Ty, kv_len: &Ty) -> Result<Vec<Dim>,
     Ok(x.shape.clone())
 }
 
-fn add(a: &Ty, b: &Ty) -> Result<Vec<Dim>, TypeError> {
+fn scale_rows(x: &Ty, r: &Ty) -> Result<Vec<Dim>, TypeError> {
+    if !x.shape.starts_with(&r.shape) {
+        return Err(wrong(
+            1,
+            &format!("{} or a prefix of it", shape_text(&x.shape)),
+            &shape_text(&r.shape),
+        ));
+    }
+    Ok(x.shape.clone())
+}
+
+fn suffixed(a: &Ty, b: &Ty) -> Result<Vec<Dim>, TypeError> {
     if !a.shape.ends_with(&b.shape) {
         return Err(wrong(
             1,
@@ -457,7 +479,10 @@ mod tests {
 
     #[test]
     fn huge_and_empty_shapes_are_refused() {
-        let op = Op::Input { name: "x".into() };
+        let op = Op::Input {
+            name: "x".into(),
+            constant: false,
+        };
         for shape in [vec![Dim::Const(usize::MAX), Dim::Const(2)], vec![Dim::Const(0)]] {
             let node = Ty {
                 dtype: DType::F32,

@@ -129,7 +129,7 @@ impl<'a> Layer<'a> {
 
     fn weight(&mut self, name: &str, shape: &[usize]) -> Result<ValueId, BuildError> {
         let shape: Vec<Dim> = shape.iter().map(|&n| n.into()).collect();
-        self.g.input(name, self.dtype, &shape)
+        self.g.weight(name, self.dtype, &shape)
     }
 
     /// x W^T (+ b) for a weight \[width, d_model\] of the residual stream.

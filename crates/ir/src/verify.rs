@@ -133,7 +133,7 @@ pub fn verify(graph: &Graph) -> Result<(), VerifyError> {
     for (index, node) in graph.nodes.iter().enumerate() {
         let site = Site::Node { node: index, arg: None };
         unique(&mut names, &node.name, "node name", site, is_name(&node.name), NAME)?;
-        if let Op::Input { name } = &node.op {
+        if let Op::Input { name, .. } = &node.op {
             unique(&mut inputs, name, "input name", site, is_quotable(name), QUOTABLE)?;
         }
         verify_node(graph, index)?;

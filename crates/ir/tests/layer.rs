@@ -395,7 +395,7 @@ fn a_real_layer_runs_in_seconds() {
     let dims = dims.with(Symbol::N, 4).with(Symbol::P, 4).with(Symbol::L, 200);
     let mut inputs: BTreeMap<String, Value<f32>> = BTreeMap::new();
     for node in &graph.nodes {
-        let Op::Input { name } = &node.op else { continue };
+        let Op::Input { name, .. } = &node.op else { continue };
         let shape: Vec<usize> = node.ty.shape.iter().map(|d| d.value(&dims).unwrap()).collect();
         let value = match name.as_str() {
             "q_len" | "kv_len" => Value::ints(&shape, vec![200]),

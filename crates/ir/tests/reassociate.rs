@@ -66,7 +66,7 @@ fn random_spec(a: &[Dim], b: &[Dim], rng: &mut Rng) -> EinsumSpec {
 fn inputs(graph: &Graph, rng: &mut Rng) -> BTreeMap<String, Value<f64>> {
     let mut inputs = BTreeMap::new();
     for node in &graph.nodes {
-        let Op::Input { name } = &node.op else { continue };
+        let Op::Input { name, .. } = &node.op else { continue };
         let shape: Vec<usize> = node.ty.shape.iter().map(|d| d.value(&Dims::new()).unwrap()).collect();
         let data = (0..shape.iter().product()).map(|_| rng.below(7) as f64 - 3.0).collect();
         inputs.insert(name.clone(), Value::floats(&shape, data));

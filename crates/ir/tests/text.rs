@@ -30,7 +30,7 @@ fn random_float(rng: &mut Rng) -> f64 {
 
 fn random_op(rng: &mut Rng) -> Op {
     let axis = rng.below(3);
-    match rng.below(13) {
+    match rng.below(16) {
         0 => Op::RmsNorm {
             eps: random_float(rng).abs(),
         },
@@ -57,6 +57,11 @@ fn random_op(rng: &mut Rng) -> Op {
         9 => Op::Cast,
         10 => Op::CacheWrite,
         11 => Op::CacheRead,
+        12 => Op::Mul,
+        13 => Op::ScaleRows,
+        14 => Op::InvRms {
+            eps: random_float(rng).abs(),
+        },
         _ => Op::Einsum("a b c, a d -> c d".parse().unwrap()),
     }
 }
@@ -81,7 +86,7 @@ fn random_graph(rng: &mut Rng) -> Graph {
         vec![8.into()],
     ] {
         let n = values.len();
-        values.push(g.input(&format!("f{n}"), DType::F32, &shape).unwrap());
+        values.push(g.weight(&format!("f{n}"), DType::F32, &shape).unwrap());
     }
     for i in 0..300 {
         let op = random_op(rng);

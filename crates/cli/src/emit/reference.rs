@@ -263,7 +263,10 @@ impl Part<'_> {
         };
         self.inputs.insert(name.clone(), data);
         Ok(Node {
-            op: Op::Input { name: name.clone() },
+            op: Op::Input {
+                name: name.clone(),
+                constant: false,
+            },
             name,
             args: Vec::new(),
             ty: node.ty,

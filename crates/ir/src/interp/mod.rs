@@ -163,7 +163,7 @@ fn walk<F: Real>(
     for (index, node) in graph.nodes.iter().enumerate() {
         let shape = concrete_shape(node, dims)?;
         let value = match &node.op {
-            Op::Input { name } => bind(name, node, &shape, inputs)?,
+            Op::Input { name, .. } => bind(name, node, &shape, inputs)?,
             _ => {
                 let args = take_args(node, index, &last_use, &mut slots);
                 stored(node, eval(node, &shape, args)?)
@@ -304,6 +304,9 @@ fn eval<F: Real>(node: &Node, shape: &[usize], args: Vec<Value<F>>) -> Result<Va
         }
         Op::Scale { factor } => ops::scale(*factor, x),
         Op::Add => ops::add(x, &next()),
+        Op::Mul => ops::mul(x, &next()),
+        Op::ScaleRows => ops::scale_rows(x, &next()),
+        Op::InvRms { eps } => ops::inv_rms(*eps, &x, shape),
         Op::Mask => {
             let [q_len, kv_len] = lengths(&ints);
             ops::mask(x, q_len, kv_len)
@@ -344,6 +347,25 @@ mod tests {
     fn run(body: &str, inputs: &BTreeMap<String, Value<f64>>) -> BTreeMap<String, Value<f64>> {
         let graph = parse(&format!("graph g {{ %x = input \"x\" : f64[T, 2] {body} }}")).unwrap();
         interpret(&graph, &Dims::new().with(Symbol::T, 2), inputs).unwrap()
+    }
+
+    #[test]
+    fn a_norm_is_rows_times_their_inverse_rms_times_a_gain() {
+        let inputs = BTreeMap::from([
+            ("x".to_string(), Value::floats(&[2, 2], vec![1.0, -2.0, 3.0, 0.5])),
+            ("g".to_string(), Value::floats(&[2], vec![2.0, 0.25])),
+        ]);
+        let body = "%g = weight \"g\" : f64[2] %norm = rms_norm eps=0.5 %x, %g : f64[T, 2]
+            %r = inv_rms eps=0.5 %x : f64[T] %rows = scale_rows %x, %r : f64[T, 2] %all = mul %rows, %g : f64[T, 2]
+            output \"norm\" %norm output \"all\" %all output \"r\" %r";
+        let outputs = run(body, &inputs);
+        assert_eq!(outputs["r"].as_floats().unwrap()[0], 1.0 / 3f64.sqrt());
+        let pairs = outputs["norm"]
+            .as_floats()
+            .unwrap()
+            .iter()
+            .zip(outputs["all"].as_floats().unwrap());
+        pairs.for_each(|(a, b)| assert!((a - b).abs() < 1e-15, "{a} {b}"));
     }
 
     #[test]

@@ -11,13 +11,24 @@ pub(super) fn rms_norm<F: Real>(eps: f64, mut x: Tensor<F>, gain: &Tensor<F>) ->
         return x;
     }
     for row in x.data_mut().chunks_mut(width) {
-        let squares = row.iter().fold(F::default(), |sum, &v| sum + v * v);
-        let rms = (squares / F::from_f64(width as f64) + F::from_f64(eps)).sqrt();
+        let rms = rms(eps, row);
         row.iter_mut()
             .zip(gain.data.iter())
             .for_each(|(v, &g)| *v = *v / rms * g);
     }
     x
+}
+
+/// 1 / sqrt(mean(x²) + eps) of each row; `shape` is the result's.
+pub(super) fn inv_rms<F: Real>(eps: f64, x: &Tensor<F>, shape: &[usize]) -> Tensor<F> {
+    let rows = x.data.chunks(x.last().max(1));
+    Tensor::new(shape, rows.map(|row| F::from_f64(1.0) / rms(eps, row)).collect())
+}
+
+/// sqrt(mean(x²) + eps).
+fn rms<F: Real>(eps: f64, row: &[F]) -> F {
+    let squares = row.iter().fold(F::default(), |sum, &v| sum + v * v);
+    (squares / F::from_f64(row.len() as f64) + F::from_f64(eps)).sqrt()
 }
 
 /// Rotates the pairs of each row of `x` \[B, T, .., d_rope\] by its token's position.
@@ -72,14 +83,35 @@ pub(super) fn scale<F: Real>(factor: f64, mut x: Tensor<F>) -> Tensor<F> {
 }
 
 /// a + b, b repeated over the leading dimensions it lacks.
-pub(super) fn add<F: Real>(mut a: Tensor<F>, b: &Tensor<F>) -> Tensor<F> {
+pub(super) fn add<F: Real>(a: Tensor<F>, b: &Tensor<F>) -> Tensor<F> {
+    repeated(a, b, |x, y| x + y)
+}
+
+/// a · b, b repeated over the leading dimensions it lacks.
+pub(super) fn mul<F: Real>(a: Tensor<F>, b: &Tensor<F>) -> Tensor<F> {
+    repeated(a, b, |x, y| x * y)
+}
+
+fn repeated<F: Real>(mut a: Tensor<F>, b: &Tensor<F>, op: impl Fn(F, F) -> F) -> Tensor<F> {
     if b.data.is_empty() {
         return a;
     }
     for row in a.data_mut().chunks_mut(b.data.len()) {
-        row.iter_mut().zip(b.data.iter()).for_each(|(x, &y)| *x += y);
+        row.iter_mut().zip(b.data.iter()).for_each(|(x, &y)| *x = op(*x, y));
     }
     a
+}
+
+/// Each row of x, the dimensions that r lacks, times its factor.
+pub(super) fn scale_rows<F: Real>(mut x: Tensor<F>, r: &Tensor<F>) -> Tensor<F> {
+    let width: usize = x.shape[r.shape.len()..].iter().product();
+    if width == 0 {
+        return x;
+    }
+    for (row, &factor) in x.data_mut().chunks_mut(width).zip(r.data.iter()) {
+        row.iter_mut().for_each(|v| *v = *v * factor);
+    }
+    x
 }
 
 /// Scores \[B, T, .., S\] with -inf where key j is not visible to new token t: j >= kv_len or j > kv_len - q_len + t.

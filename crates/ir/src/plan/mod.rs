@@ -343,7 +343,7 @@ fn place_values(plan: &mut Plan, drafts: &[Draft]) -> Result<(), PlanError> {
         let node = graph.node(value);
         let first = node.args.first().and_then(|&arg| plan.view(arg)).cloned();
         let view = match (&node.op, first) {
-            (Op::Input { name }, _) => Some(place_input(plan, value, name)),
+            (Op::Input { name, .. }, _) => Some(place_input(plan, value, name)),
             (Op::Slice { axis, start, .. }, Some(from)) => Some(from.slice(*axis, *start, &node.ty.shape)),
             (Op::Reshape, Some(from)) => Some(from.reshape(&node.ty.shape).ok_or_else(|| {
                 PlanError::Reshape {

@@ -153,7 +153,11 @@ pub fn node_cost(graph: &Graph, value: ValueId, dims: &Dims, machine: &Machine) 
         // The tables are read a row a token, once for all heads: nothing beside x.
         Op::Rope { .. } => (3.0 * count(&node.ty.shape)?, arg_bytes(0)? + bytes(&node.ty)?),
         Op::RmsNorm { .. } | Op::Softmax => (4.0 * count(&node.ty.shape)?, arg_bytes(0)? + bytes(&node.ty)?),
-        Op::Add => (count(&node.ty.shape)?, arg_bytes(0)? + arg_bytes(1)? + bytes(&node.ty)?),
+        Op::InvRms { .. } => {
+            let elements = arg(0).map_or(Ok(0.0), |ty| count(&ty.shape))?;
+            (2.0 * elements, arg_bytes(0)? + bytes(&node.ty)?)
+        }
+        Op::Add | Op::Mul | Op::ScaleRows => (count(&node.ty.shape)?, arg_bytes(0)? + arg_bytes(1)? + bytes(&node.ty)?),
         Op::Concat { .. } => (0.0, arg_bytes(0)? + arg_bytes(1)? + bytes(&node.ty)?),
         Op::Scale { .. } | Op::Mask | Op::Cast => (count(&node.ty.shape)?, arg_bytes(0)? + bytes(&node.ty)?),
     };

@@ -55,7 +55,7 @@ fn site(graph: &Graph, outer: ValueId, operand: usize) -> Option<Result<Site, Bl
             Op::Einsum(_) => break,
             Op::Scale { .. } | Op::Cast => between = between.or(Some(value)),
             // Of several, the nearest that is more than a factor says most.
-            Op::Rope { .. } | Op::RmsNorm { .. } | Op::Mask | Op::Softmax | Op::Add => {
+            Op::Rope { .. } | Op::RmsNorm { .. } | Op::Mask | Op::Softmax | Op::Add | Op::Mul | Op::ScaleRows => {
                 between = between.filter(|&b| !is_factor(&graph.node(b).op)).or(Some(value));
             }
             _ => return None,
@@ -97,6 +97,8 @@ fn why_blocked(graph: &Graph, outer: ValueId, operand: usize, between: ValueId, 
         Op::RmsNorm { .. } => "it divides each row by that row's own norm, which is not linear".to_string(),
         Op::Mask => "it replaces entries by -inf, which is not linear".to_string(),
         Op::Softmax => "it is not linear".to_string(),
+        Op::Mul => "it weighs each element on its own".to_string(),
+        Op::ScaleRows => "it weighs each row on its own".to_string(),
         Op::Add => "it adds another value, and the rule does not distribute over sums".to_string(),
         _ => "the rule needs one contraction to read the other directly".to_string(),
     };

@@ -4,7 +4,7 @@
 //! graph tiny {
 //!   # from here to the end of the line is a comment
 //!   %hidden = input "hidden" : bf16[B, T, 64]
-//!   %w_dq = input "W_DQ" : bf16[16, 64]
+//!   %w_dq = weight "W_DQ" : bf16[16, 64]
 //!   %c_q = einsum "b t d, q d -> b t q" %hidden, %w_dq : bf16[B, T, 16]
 //!   %small = scale factor=0.125 %c_q : bf16[B, T, 16]
 //!   output "out" %small

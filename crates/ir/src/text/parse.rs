@@ -234,8 +234,9 @@ impl<'a> Parser<'a> {
         let expected = "an op such as `einsum`";
         let (word, place) = self.word(expected)?;
         Ok(match word {
-            "input" => Op::Input {
+            "input" | "weight" => Op::Input {
                 name: self.quoted("the input's name in quotes")?.0.to_string(),
+                constant: word == "weight",
             },
             "einsum" => Op::Einsum(self.einsum()?),
             "rms_norm" => Op::RmsNorm {
@@ -248,6 +249,11 @@ impl<'a> Parser<'a> {
                 factor: self.attribute("factor", "a number")?,
             },
             "add" => Op::Add,
+            "mul" => Op::Mul,
+            "scale_rows" => Op::ScaleRows,
+            "inv_rms" => Op::InvRms {
+                eps: self.attribute("eps", "a number")?,
+            },
             "mask" => Op::Mask,
             "softmax" => Op::Softmax,
             "slice" => Op::Slice {

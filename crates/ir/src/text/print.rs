@@ -39,14 +39,22 @@ impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.word())?;
         match self {
-            Op::Input { name } => write!(f, " \"{name}\""),
+            Op::Input { name, .. } => write!(f, " \"{name}\""),
             Op::Einsum(spec) => write!(f, " \"{spec}\""),
-            Op::RmsNorm { eps } => write!(f, " eps={eps:?}"),
+            Op::RmsNorm { eps } | Op::InvRms { eps } => write!(f, " eps={eps:?}"),
             Op::Rope { pairing } => write!(f, " pairing={pairing}"),
             Op::Scale { factor } => write!(f, " factor={factor:?}"),
             Op::Slice { axis, start, len } => write!(f, " axis={axis} start={start} len={len}"),
             Op::Concat { axis } => write!(f, " axis={axis}"),
-            Op::Add | Op::Mask | Op::Softmax | Op::Reshape | Op::Cast | Op::CacheWrite | Op::CacheRead => Ok(()),
+            Op::Add
+            | Op::Mul
+            | Op::ScaleRows
+            | Op::Mask
+            | Op::Softmax
+            | Op::Reshape
+            | Op::Cast
+            | Op::CacheWrite
+            | Op::CacheRead => Ok(()),
         }
     }
 }
@@ -55,12 +63,16 @@ impl Op {
     /// The word for it in the text form and in messages.
     pub fn word(&self) -> &'static str {
         match self {
-            Op::Input { .. } => "input",
+            Op::Input { constant: false, .. } => "input",
+            Op::Input { constant: true, .. } => "weight",
             Op::Einsum(_) => "einsum",
             Op::RmsNorm { .. } => "rms_norm",
             Op::Rope { .. } => "rope",
             Op::Scale { .. } => "scale",
             Op::Add => "add",
+            Op::Mul => "mul",
+            Op::ScaleRows => "scale_rows",
+            Op::InvRms { .. } => "inv_rms",
             Op::Mask => "mask",
             Op::Softmax => "softmax",
             Op::Slice { .. } => "slice",

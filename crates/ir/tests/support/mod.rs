@@ -90,7 +90,7 @@ pub fn lengths(of: &[usize]) -> Value<f64> {
 pub fn weights(graph: &Graph, rng: &mut Rng) -> BTreeMap<String, Value<f64>> {
     let mut inputs = BTreeMap::new();
     for node in &graph.nodes {
-        let Op::Input { name } = &node.op else { continue };
+        let Op::Input { name, .. } = &node.op else { continue };
         if [
             "hidden",
             "cache",
