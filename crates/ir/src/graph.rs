@@ -197,13 +197,18 @@ impl Graph {
             .collect()
     }
 
-    /// Whether `value` is computed from weights alone.
-    pub fn is_constant(&self, value: ValueId) -> bool {
-        let node = self.node(value);
-        match node.op {
-            Op::Input { constant, .. } => constant,
-            _ => node.args.iter().all(|&arg| self.is_constant(arg)),
+    /// For each value, whether it is computed from weights alone.
+    pub fn constants(&self) -> Vec<bool> {
+        let mut constants = Vec::with_capacity(self.nodes.len());
+        for node in &self.nodes {
+            let known = |arg: &ValueId| constants.get(arg.0).copied().unwrap_or(false);
+            let constant = match node.op {
+                Op::Input { constant, .. } => constant,
+                _ => node.args.iter().all(known),
+            };
+            constants.push(constant);
         }
+        constants
     }
 
     /// The input named `name`.
