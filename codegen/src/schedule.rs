@@ -15,7 +15,7 @@ pub struct Schedule {
     pub warps_m: usize,
     /// Warps along the columns of a fragment.
     pub warps_n: usize,
-    /// Copies of each pipelined shared tile; 1 loads and waits.
+    /// Copies of each pipelined shared tile, and splits whose parts a combine loads at a time; 1 loads and waits.
     pub stages: usize,
 }
 

@@ -30,11 +30,11 @@ pub struct Case {
     pub page_size: usize,
     /// New tokens and cached tokens (the new ones included) of each sequence.
     pub lengths: Vec<(usize, usize)>,
-    /// Parts that attention splits the cached tokens into.
+    /// Most parts that attention splits the cached tokens of a sequence into, and how many it aims at on average.
     pub splits: usize,
     /// Rewritten for decode (absorbed), or as the paper writes it.
     pub absorbed: bool,
-    /// Attention in one kernel; only where absorbed.
+    /// Attention in one kernel, or one kernel a node.
     pub fused: bool,
     /// Elements that the cache's rows are padded to a multiple of: 1 is the worst that a foreign cache may bring.
     pub row_align: usize,
@@ -59,6 +59,8 @@ impl Case {
             .with(Symbol::N, self.lengths.len() * entries + 1)
             .with(Symbol::L, longest + 3)
             .with(Symbol::Z, self.splits)
+            .with(Symbol::W, self.splits * self.lengths.len())
+            .with(Symbol::F, [1, 16, 40][self.seed as usize % 3])
             .with(Symbol::R, row)
             .with(Symbol::G, row * self.page_size + self.row_align)
     }
@@ -252,12 +254,7 @@ impl Run {
                 expected.values.len()
             ));
         }
-        // Half of the last place, relative to a power of two.
-        let unit = match dtype {
-            DType::BF16 => 2f64.powi(-8),
-            DType::F16 => 2f64.powi(-11),
-            _ => 2f64.powi(-24),
-        };
+        let unit = half_place(dtype);
         for (index, (&got, &want)) in got.iter().zip(&expected.values).enumerate() {
             let allowed = expected.slack + unit * want.abs() + 1e-7;
             // NaN stands for what nobody writes, on both sides.
@@ -274,6 +271,15 @@ impl Run {
     /// Storage type of the layer.
     pub fn dtype(&self) -> DType {
         self.dtype
+    }
+}
+
+/// Half of the last place, relative to a power of two.
+pub fn half_place(dtype: DType) -> f64 {
+    match dtype {
+        DType::BF16 => 2f64.powi(-8),
+        DType::F16 => 2f64.powi(-11),
+        _ => 2f64.powi(-24),
     }
 }
 

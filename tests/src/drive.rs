@@ -30,6 +30,37 @@ pub fn case(model: &str, lengths: &[(usize, usize)]) -> Case {
     }
 }
 
+/// Heads, latent and value dimensions, lengths and splits.
+type Projected = (usize, usize, usize, &'static [(usize, usize)], usize);
+
+/// Combines with each head's projection.
+pub const PROJECTED: [Projected; 5] = [
+    (1, 7, 9, &[(1, 33)], 1),
+    (7, 50, 17, &[(2, 17), (0, 0), (5, 50), (1, 7)], 3),
+    (3, 192, 40, &[(1, 64), (1, 1), (1, 200)], 5),
+    (5, 72, 130, &[(8, 40), (3, 3), (0, 5), (2, 66)], 2),
+    (20, 24, 33, &[(1, 128); 18], 4),
+];
+
+/// A layer whose projection of each head is not merged with the output's, and its launch.
+pub fn projected_case(
+    heads: usize,
+    d_latent: usize,
+    d_v: usize,
+    dtype: DType,
+    lengths: &[(usize, usize)],
+    splits: usize,
+) -> Case {
+    // So wide a model that merging the two weights does not pay.
+    let d_model = 2 * d_v + 64;
+    let model = format!("heads={heads},d_model={d_model},d_latent={d_latent},d_rope=4,d_nope=4,d_v={d_v},d_q_latent=8");
+    Case {
+        dtype,
+        splits,
+        ..case(&model, lengths)
+    }
+}
+
 /// Every kernel of the layer, in order, each under `count` schedules. `kernel` runs one.
 ///
 /// # Errors
@@ -73,6 +104,30 @@ pub fn attention(
         run.memory = before.clone();
         kernel(&mut run, &attention, &schedule)?;
         kernel(&mut run, &combine, &combines[i % combines.len()])?;
+    }
+    Ok(())
+}
+
+/// The combine of attention's splits under each of `picked` out of its schedules, on the parts that attention left. `kernel`
+/// runs one.
+///
+/// # Errors
+/// That of `kernel`, or that there is no schedule.
+pub fn combine(
+    case: &Case,
+    arch: Arch,
+    picked: impl Fn(&[Schedule]) -> Vec<Schedule>,
+    mut kernel: impl FnMut(&mut Run, &Region, &Schedule) -> Result<(), String>,
+) -> Result<(), String> {
+    let mut run = Run::new(case);
+    let [attention, combine] = attention_kernels(&run);
+    run.fill_temporaries(&attention, &mut Numbers::new(case.seed.wrapping_add(1)), 1.0);
+    let first = schedules(&run, &attention, arch)?[0];
+    kernel(&mut run, &attention, &first)?;
+    let before = run.memory.clone();
+    for schedule in picked(&schedules(&run, &combine, arch)?) {
+        run.memory = before.clone();
+        kernel(&mut run, &combine, &schedule)?;
     }
     Ok(())
 }

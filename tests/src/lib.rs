@@ -6,5 +6,6 @@ pub mod drive;
 pub mod executor;
 pub mod machine;
 pub mod mutants;
+pub mod product;
 pub mod reference;
 pub mod simulator;

@@ -1,10 +1,10 @@
 //! What a kernel must write, in f64, from the values it finds in memory.
 
-use crate::case::Run;
+use crate::case::{Run, half_place};
 use mlafuse_codegen::schedule::Schedule;
 use mlafuse_ir::graph::{Graph, Node, Op, ValueId};
 use mlafuse_ir::interp::{Value, interpret};
-use mlafuse_ir::plan::{AttentionRegion, CombineRegion, Region, RegionKind, View};
+use mlafuse_ir::plan::{AttentionRegion, CombineRegion, Keys, PrefillRegion, Region, RegionKind, View};
 use mlafuse_ir::size::Symbol;
 use mlafuse_tensor::DType;
 use std::collections::BTreeMap;
@@ -29,26 +29,68 @@ const ACCUMULATION: f64 = 1e-5;
 pub fn expected(run: &Run, region: &Region, schedule: &Schedule) -> Result<Vec<Expected>, String> {
     match &region.kind {
         RegionKind::Node(value) => {
-            let (view, values) = interpreted(run, &region.nodes, *value)?;
+            let (view, mut values) = interpreted(run, &region.nodes, *value, None)?;
             let slack = ACCUMULATION * largest(&values);
+            skip_unused_rows(run, region, schedule.block_m, &mut values);
             Ok(vec![Expected { view, values, slack }])
         }
-        RegionKind::Attention(attention) => Ok(split_attention(run, attention, schedule.block_n)),
+        RegionKind::Attention(attention) => Ok(split_attention(run, attention, schedule)),
         RegionKind::Combine(combine) => {
-            let view = run
-                .plan
-                .view(combine.output)
-                .ok_or("the combine's result has no place")?
-                .clone();
-            let values = combined(run, combine);
-            let slack = ACCUMULATION * largest(&values);
-            let own = Expected { view, values, slack };
+            let result = combined(run, combine);
+            let growth = growth(run, combine);
             // Together with the attention before it, it is what the graph says.
-            let (view, values) = interpreted(run, &region.nodes, combine.output)?;
-            let slack = weights_slack(run) * largest(&values);
-            Ok(vec![own, Expected { view, values, slack }])
+            let (view, values) = interpreted(run, &region.nodes, combine.output, None)?;
+            let slack = weights_slack(run) * growth * largest(&result);
+            let whole = Expected { view, values, slack };
+            if combine.projection.is_none() {
+                let slack = ACCUMULATION * largest(&result);
+                let (view, values) = (whole.view.clone(), result);
+                return Ok(vec![Expected { view, values, slack }, whole]);
+            }
+            // The result is rounded to the storage type before it meets the weight.
+            let slack = (half_place(run.dtype()) + ACCUMULATION) * growth * largest(&result);
+            let (view, values) = interpreted(run, &[combine.output], combine.output, Some((combine.result, result)))?;
+            Ok(vec![Expected { view, values, slack }, whole])
         }
+        RegionKind::Prefill(prefill) => prefilled(run, prefill).map(|expected| vec![expected]),
     }
+}
+
+/// A contraction of cached rows leaves out blocks of `block_m` tokens that lie past a sequence's length.
+fn skip_unused_rows(run: &Run, region: &Region, block_m: usize, values: &mut [f64]) {
+    let graph = &run.plan.graph;
+    let Some((_, before)) = region.nodes.split_last() else {
+        return;
+    };
+    let Some(&read) = before.iter().find(|&&node| graph.node(node).op == Op::CacheRead) else {
+        return;
+    };
+    let kv_len = graph.node(read).args.get(2).and_then(|&value| run.plan.view(value));
+    let lengths = kv_len.map(|view| run.read_ints(view)).unwrap_or_default();
+    let tokens = run.dims.get(Symbol::S).unwrap_or(1);
+    let row = values.len() / (lengths.len() * tokens).max(1);
+    for (of_sequence, &length) in values.chunks_mut((tokens * row).max(1)).zip(&lengths) {
+        let written = (length as usize).next_multiple_of(block_m) * row;
+        of_sequence.iter_mut().skip(written).for_each(|value| *value = f64::NAN);
+    }
+}
+
+/// How much larger than an element of an attention's result what is made of it can be, at most.
+fn growth(run: &Run, region: &CombineRegion) -> f64 {
+    let Some(projection) = &region.projection else {
+        return 1.0;
+    };
+    let view = run.plan.view(projection.weight).expect("a weight in memory");
+    let shape: Vec<usize> = view.shape.iter().filter_map(|dim| dim.value(&run.dims)).collect();
+    let strides = [shape[1] * shape[2], shape[2], 1];
+    let values = run.read(view);
+    let [h, v, c] = projection
+        .axes
+        .map(|axis| (0..shape[axis]).map(move |i| i * strides[axis]));
+    let outputs = h.flat_map(|h| v.clone().map(move |v| h + v));
+    outputs
+        .map(|at| c.clone().map(|c| values[at + c].abs()).sum())
+        .fold(0.0, f64::max)
 }
 
 /// Weights are rounded to the storage type before they meet the values.
@@ -67,11 +109,18 @@ fn largest(values: &[f64]) -> f64 {
         .fold(0.0, |most, value| value.abs().max(most))
 }
 
-/// The value that `output` has by the interpreter, from what lies in memory for everything that `nodes` read.
-fn interpreted(run: &Run, nodes: &[ValueId], output: ValueId) -> Result<(View, Vec<f64>), String> {
+/// The value that `output` has by the interpreter, from what lies in memory for everything that `nodes` read; `given` is
+/// a value that does not.
+fn interpreted(
+    run: &Run,
+    nodes: &[ValueId],
+    output: ValueId,
+    given: Option<(ValueId, Vec<f64>)>,
+) -> Result<(View, Vec<f64>), String> {
     let mut part = Part {
         run,
         nodes,
+        given,
         graph: Graph::default(),
         inputs: BTreeMap::new(),
         known: BTreeMap::new(),
@@ -91,6 +140,7 @@ fn interpreted(run: &Run, nodes: &[ValueId], output: ValueId) -> Result<(View, V
 struct Part<'a> {
     run: &'a Run,
     nodes: &'a [ValueId],
+    given: Option<(ValueId, Vec<f64>)>,
     graph: Graph,
     inputs: BTreeMap<String, Value<f64>>,
     known: BTreeMap<ValueId, ValueId>,
@@ -102,7 +152,8 @@ impl Part<'_> {
             return Ok(known);
         }
         let node = self.run.plan.graph.node(value).clone();
-        let inside = self.nodes.contains(&value) || self.run.plan.view(value).is_none();
+        let given = self.given.as_ref().is_some_and(|(given, _)| *given == value);
+        let inside = self.nodes.contains(&value) || (self.run.plan.view(value).is_none() && !given);
         let node = match inside {
             true => {
                 let args = node.args.iter().map(|&arg| self.value(arg)).collect::<Result<_, _>>()?;
@@ -117,16 +168,14 @@ impl Part<'_> {
     }
 
     fn input(&mut self, value: ValueId, node: Node) -> Result<Node, String> {
-        let view = self
-            .run
-            .plan
-            .view(value)
-            .ok_or_else(|| format!("`{}` has no place", node.name))?;
         let shape: Option<Vec<usize>> = node.ty.shape.iter().map(|dim| dim.value(&self.run.dims)).collect();
         let shape = shape.ok_or_else(|| format!("`{}` has a symbol without a value", node.name))?;
-        let bound = match node.ty.dtype.is_float() {
-            true => Value::floats(&shape, self.run.read(view)),
-            false => Value::ints(&shape, self.run.read_ints(view)),
+        let view = self.run.plan.view(value);
+        let bound = match (self.given.take_if(|(given, _)| *given == value), view) {
+            (Some((_, values)), _) => Value::floats(&shape, values),
+            (None, None) => return Err(format!("`{}` has no place", node.name)),
+            (None, Some(view)) if node.ty.dtype.is_float() => Value::floats(&shape, self.run.read(view)),
+            (None, Some(view)) => Value::ints(&shape, self.run.read_ints(view)),
         };
         self.inputs.insert(node.name.clone(), bound);
         Ok(Node {
@@ -140,8 +189,10 @@ impl Part<'_> {
     }
 }
 
-/// Partial results and log-sum-exps of every split, by plain loops. A split begins at a multiple of `block_n` tokens.
-fn split_attention(run: &Run, region: &AttentionRegion, block_n: usize) -> Vec<Expected> {
+/// Partial results and log-sum-exps of every split, by plain loops. A split begins at a multiple of the schedule's `block_n`
+/// tokens.
+fn split_attention(run: &Run, region: &AttentionRegion, schedule: &Schedule) -> Vec<Expected> {
+    let block_n = schedule.block_n;
     let plan = &run.plan;
     let read = |value: ValueId| plan.view(value).map(|view| run.read(view)).unwrap_or_default();
     let ints = |value: ValueId| plan.view(value).map(|view| run.read_ints(view)).unwrap_or_default();
@@ -153,13 +204,18 @@ fn split_attention(run: &Run, region: &AttentionRegion, block_n: usize) -> Vec<E
         .map(|part| (read(part.value), part.columns.clone()))
         .collect();
     let (q_len, kv_len) = (ints(region.q_len), ints(region.kv_len));
-    let rows = CachedRows::new(run, region);
+    let rows = CachedRows::new(run, region.cache, region.block_table);
+    let tiles_of = |len: i32| (len as usize).div_ceil(block_n);
+    // The tiles of a split with which the batch makes as many blocks as it should.
+    let row_blocks = (tokens * region.n_heads).div_ceil(schedule.block_m);
+    let total: usize = kv_len.iter().map(|&len| tiles_of(len)).sum();
+    let even = total.div_ceil((size(Symbol::W) / row_blocks).max(1));
     let mut partial = Vec::new();
     let mut lse = Vec::new();
-    for b in 0..sequences {
-        let tiles = (kv_len[b] as usize).div_ceil(block_n);
-        let share = tiles.div_ceil(splits);
-        for z in 0..splits {
+    for z in 0..splits {
+        for b in 0..sequences {
+            let tiles = tiles_of(kv_len[b]);
+            let share = tiles.div_ceil(splits).max(even).max(size(Symbol::F).div_ceil(block_n));
             let (begin, end) = (z * share, ((z + 1) * share).min(tiles));
             for row in 0..tokens * region.n_heads {
                 let visible = kv_len[b]
@@ -212,6 +268,79 @@ fn split_attention(run: &Run, region: &AttentionRegion, block_n: usize) -> Vec<E
     ]
 }
 
+/// Attention a head at a time, by plain loops.
+fn prefilled(run: &Run, region: &PrefillRegion) -> Result<Expected, String> {
+    let plan = &run.plan;
+    let read = |value: ValueId| plan.view(value).map(|view| run.read(view)).unwrap_or_default();
+    let ints = |value: ValueId| plan.view(value).map(|view| run.read_ints(view)).unwrap_or_default();
+    let view = plan
+        .view(region.output)
+        .ok_or("the attention's result has no place")?
+        .clone();
+    let shape: Vec<usize> = view.shape.iter().filter_map(|dim| dim.value(&run.dims)).collect();
+    let &[sequences, tokens, heads, columns] = shape.as_slice() else {
+        return Err(format!("a result of shape {shape:?}"));
+    };
+    let cached = run.dims.get(Symbol::S).unwrap_or(1);
+    let (q_len, kv_len) = (ints(region.q_len), ints(region.kv_len));
+    let head = |all: &[f64], row: usize, width: usize| all[row * width..][..width].to_vec();
+    let mut terms = Vec::new();
+    for term in &region.terms {
+        let query = read(term.query);
+        let width = query.len() / (sequences * tokens * heads);
+        let keys: Box<dyn Fn(usize, usize, usize) -> Vec<f64>> = match &term.keys {
+            Keys::PerHead(keys) => {
+                let keys = read(*keys);
+                Box::new(move |b, s, h| head(&keys, (b * cached + s) * heads + h, width))
+            }
+            Keys::Cached {
+                cache,
+                block_table,
+                columns,
+            } => {
+                let rows = CachedRows::new(run, *cache, *block_table);
+                let columns = columns.clone();
+                Box::new(move |b, s, _| rows.row(b, s)[columns.clone()].to_vec())
+            }
+        };
+        terms.push((query, width, keys));
+    }
+    let values = read(region.values);
+    let mut out = Vec::new();
+    for row in 0..sequences * tokens * heads {
+        let (b, t, h) = (row / heads / tokens, row / heads % tokens, row % heads);
+        let visible = match (t as i32) < q_len[b] {
+            true => (kv_len[b] - q_len[b] + t as i32 + 1).max(0) as usize,
+            false => 0,
+        };
+        let score = |s: usize| {
+            let of_term = |(query, width, keys): &(Vec<f64>, usize, Box<dyn Fn(usize, usize, usize) -> Vec<f64>>)| {
+                let query = head(query, row, *width);
+                query.iter().zip(keys(b, s, h)).map(|(q, k)| q * k).sum::<f64>()
+            };
+            region.scale * terms.iter().map(of_term).sum::<f64>()
+        };
+        let scores: Vec<f64> = (0..visible).map(score).collect();
+        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = scores.iter().map(|score| (score - max).exp()).sum();
+        let mut weighed = vec![0.0; columns];
+        for (s, score) in scores.iter().enumerate() {
+            let value = head(&values, (b * cached + s) * heads + h, columns);
+            let weight = (score - max).exp() / sum;
+            weighed
+                .iter_mut()
+                .zip(value)
+                .for_each(|(out, value)| *out += weight * value);
+        }
+        out.extend(weighed);
+    }
+    Ok(Expected {
+        view,
+        values: out,
+        slack: weights_slack(run) * largest(&values),
+    })
+}
+
 /// The paged rows of every sequence.
 struct CachedRows {
     values: Vec<f64>,
@@ -223,8 +352,8 @@ struct CachedRows {
 }
 
 impl CachedRows {
-    fn new(run: &Run, region: &AttentionRegion) -> CachedRows {
-        let [cache, table] = [region.cache, region.block_table].map(|value| run.plan.view(value).expect("in memory"));
+    fn new(run: &Run, cache: ValueId, table: ValueId) -> CachedRows {
+        let [cache, table] = [cache, table].map(|value| run.plan.view(value).expect("in memory"));
         let shape: Vec<usize> = cache.shape.iter().filter_map(|dim| dim.value(&run.dims)).collect();
         let values = run.read(cache);
         let largest = largest(&values);
@@ -250,32 +379,22 @@ impl CachedRows {
 fn combined(run: &Run, region: &CombineRegion) -> Vec<f64> {
     let view = |buffer| View::contiguous(buffer, &run.plan.buffer(buffer).shape);
     let (partial, lse) = (run.read(&view(region.partial)), run.read(&view(region.lse)));
-    let size = |symbol: Symbol| run.dims.get(symbol).unwrap_or(1);
-    let (sequences, splits) = (size(Symbol::B), size(Symbol::Z));
-    let rows = size(Symbol::T) * region.n_heads;
+    let [sequences, tokens, splits] = [Symbol::B, Symbol::T, Symbol::Z].map(|symbol| run.dims.get(symbol).unwrap_or(1));
+    let rows = sequences * tokens * region.n_heads;
     let mut out = Vec::new();
-    for b in 0..sequences {
-        for row in 0..rows {
-            let place = |z: usize| (b * splits + z) * rows + row;
-            let max = (0..splits).map(|z| lse[place(z)]).fold(f64::NEG_INFINITY, f64::max);
-            let weights: Vec<f64> = (0..splits)
-                .map(|z| {
-                    if max.is_finite() {
-                        (lse[place(z)] - max).exp()
-                    } else {
-                        0.0
-                    }
-                })
-                .collect();
-            let sum: f64 = weights.iter().sum();
-            out.extend((0..region.columns).map(|col| {
-                let weigh = |(z, weight): (usize, &f64)| match *weight {
-                    0.0 => 0.0,
-                    weight => weight / sum * partial[place(z) * region.columns + col],
-                };
-                weights.iter().enumerate().map(weigh).sum::<f64>()
-            }));
-        }
+    for row in 0..rows {
+        let lse = |z: usize| lse[z * rows + row];
+        let max = (0..splits).map(lse).fold(f64::NEG_INFINITY, f64::max);
+        let weight = |z: usize| if max.is_finite() { (lse(z) - max).exp() } else { 0.0 };
+        let weights: Vec<f64> = (0..splits).map(weight).collect();
+        let sum: f64 = weights.iter().sum();
+        out.extend((0..region.columns).map(|col| {
+            let weigh = |(z, weight): (usize, &f64)| match *weight {
+                0.0 => 0.0,
+                weight => weight / sum * partial[(z * rows + row) * region.columns + col],
+            };
+            weights.iter().enumerate().map(weigh).sum::<f64>()
+        }));
     }
     out
 }

@@ -75,12 +75,17 @@ impl Fixture {
 
     /// Prefill of all of `hidden_states`, then every decode step: the outputs, \[B, T, D\] and \[N, B, D\], and the cache.
     fn run(&self, layer: &MlaLayer) -> (HostTensor, HostTensor, PagedKvCache) {
+        self.run_amid(7, layer)
+    }
+
+    /// The same with garbage of `seed` in the cache's unused bytes and the block table's unused entries.
+    fn run_amid(&self, seed: u64, layer: &MlaLayer) -> (HostTensor, HostTensor, PagedKvCache) {
         let hidden = self.tensor("hidden_states");
         let &[sequences, tokens, d_model] = hidden.shape() else {
             panic!()
         };
         let mut cache = layer.new_cache(sequences, tokens + self.steps()).unwrap();
-        cache.scramble(7).unwrap();
+        cache.scramble(seed).unwrap();
         let prefill = layer.step(&mut cache, &hidden, &vec![tokens; sequences]).unwrap().out;
         let mut decode = Vec::new();
         for n in 0..self.steps() {
@@ -121,6 +126,7 @@ fn options(device: DeviceSpec, plan: PlanKind, dtype: DType, page_size: usize) -
         plan,
         dtype,
         page_size,
+        ..LayerOptions::default()
     }
 }
 
@@ -305,6 +311,46 @@ fn the_number_of_threads_changes_no_bit() {
             assert_eq!(runs[0].1.bytes(), runs[1].1.bytes());
         }
     }
+}
+
+/// NaN in every unused byte of the cache, and in unused entries of block tables numbers of no page or of other sequences'
+/// pages: none of it changes a bit. On the simulator reading a page that is none is a report besides.
+fn garbage_changes_no_bit(fixture: &Fixture, device: DeviceSpec, plan: PlanKind, dtype: DType) {
+    let layer = fixture.layer(options(device, plan, dtype, 16));
+    let [first, second] = [1, 2].map(|seed| fixture.run_amid(seed, &layer));
+    assert_ne!(
+        first.2.block_table().unwrap().bytes(),
+        second.2.block_table().unwrap().bytes()
+    );
+    assert_eq!(first.0.bytes(), second.0.bytes(), "{device}, {plan}, {dtype}: prefill");
+    assert_eq!(first.1.bytes(), second.1.bytes(), "{device}, {plan}, {dtype}: decode");
+    assert!(first.1.to_f64_vec().iter().all(|x| x.is_finite()));
+}
+
+#[test]
+fn garbage_changes_no_bit_on_the_cpu() {
+    for fixture in [Some(Fixture::tiny()), Fixture::lite()].into_iter().flatten() {
+        for (plan, dtype) in PLANS.into_iter().zip([DType::BF16, DType::F32]) {
+            garbage_changes_no_bit(&fixture, DeviceSpec::Cpu, plan, dtype);
+        }
+    }
+}
+
+#[test]
+fn garbage_changes_no_bit_on_the_simulator() {
+    if nvrtc_or_skip().is_some() {
+        for plan in PLANS {
+            garbage_changes_no_bit(&Fixture::tiny(), DeviceSpec::sim(Arch::Sm80), plan, DType::BF16);
+        }
+    }
+}
+
+#[test]
+fn garbage_changes_no_bit_on_the_simulator_on_deepseek_v2_lite() {
+    let Some(fixture) = Fixture::lite().filter(|_| nvrtc_or_skip().is_some()) else {
+        return;
+    };
+    garbage_changes_no_bit(&fixture, DeviceSpec::sim(Arch::Sm80), PlanKind::Fused, DType::BF16);
 }
 
 /// `hidden_states` in several steps, of `chunk[b]` tokens of sequence b each, and what comes out, token by token.

@@ -13,7 +13,9 @@ use mlafuse_ir::config::MlaConfig;
 use mlafuse_ir::layer::{LayerOptions, build_layer};
 use mlafuse_ir::presets::preset;
 use mlafuse_ir::rewrite::rewrite;
+use mlafuse_ir::size::Symbol;
 use mlafuse_ir::target::{Arch, Target};
+use mlafuse_runtime::Splits;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
@@ -128,7 +130,12 @@ impl File {
             .map_err(|error| error.to_string())?
             .plan;
         if stage == "plan" {
-            return Ok(plan.to_string());
+            let splits = Splits::Balanced.most(&dims, dims.get(Symbol::S).unwrap_or(0));
+            let arena = plan.arena(&dims.clone().with(Symbol::Z, splits));
+            return Ok(format!(
+                "{plan}{}",
+                plan.arena_text(&arena.map_err(|error| error.to_string())?)
+            ));
         }
         let name = self.need("kernel")?;
         let names = || {

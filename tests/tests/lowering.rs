@@ -9,7 +9,7 @@ use mlafuse_ir::plan::Region;
 use mlafuse_ir::target::{Arch, Target};
 use mlafuse_tensor::DType;
 use mlafuse_tests::case::{Case, Numbers, Run};
-use mlafuse_tests::drive::{self, attention_kernels, case, deep};
+use mlafuse_tests::drive::{self, PROJECTED, attention_kernels, case, deep, projected_case};
 use mlafuse_tests::machine::{Machine, Memory, registers};
 use mlafuse_tests::mutants::without;
 use proptest::prelude::*;
@@ -63,7 +63,7 @@ prop_compose! {
         page_size in prop_oneof![Just(1), Just(3), Just(16), Just(64)],
         lengths in prop::collection::vec((0..4usize, 0..40usize), 1..4),
         splits in 1..6usize,
-        (absorbed, fused) in prop_oneof![2 => Just((true, true)), 1 => Just((true, false)), 1 => Just((false, false))],
+        (absorbed, fused) in any::<(bool, bool)>(),
         row_align in prop_oneof![Just(8), Just(4), Just(2), Just(1)],
         seed in any::<u64>(),
     ) -> Case {
@@ -156,6 +156,22 @@ fn attention_under_every_schedule() {
     }
 }
 
+/// Combines with each head's projection: other dimensions, lengths, splits and types each, every kind of tile.
+#[test]
+fn projected_combines_of_odd_shapes() {
+    for (i, (heads, d_latent, d_v, lengths, splits)) in PROJECTED.into_iter().enumerate() {
+        for dtype in [DType::BF16, DType::F16, DType::F32] {
+            let case = projected_case(heads, d_latent, d_v, dtype, lengths, splits);
+            let every = if dtype == DType::F32 { deep(31, 3) } else { deep(11, 1) };
+            let pick = |all: &[Schedule]| all.iter().skip(i).step_by(every).copied().collect();
+            let result = drive::combine(&case, ARCH, pick, |run, region, schedule| {
+                run_kernel(run, region, schedule, ARCH)
+            });
+            must(result, &case);
+        }
+    }
+}
+
 /// The best schedules of real layers, for a part with much shared memory and one with little.
 #[test]
 fn attention_of_real_shapes() {
@@ -204,6 +220,7 @@ fn places(rows: usize, cols: usize, gemm: bool) -> TileProgram {
             tile::Stmt::Gemm {
                 acc,
                 a,
+                a_start: 0.into(),
                 b,
                 layout: BLayout::Kn,
                 b_cols: 0..cols,
@@ -273,21 +290,39 @@ fn elements_lie_where_the_layout_says() {
     }
 }
 
-/// Takes each statement of attention away in turn: the machine or the comparison must notice, or the lowering makes more
-/// than it needs. Barriers and waits are such statements.
+/// Takes each statement of a kernel away in turn: the machine or the comparison must notice, or the lowering makes more than
+/// it needs. Barriers and waits are such statements. `spared` names what may be missing.
+fn check_every_statement(run: &mut Run, kernel: &Region, schedule: &Schedule, spared: impl Fn(&str) -> bool) {
+    let before = run.memory.clone();
+    let program = build(&run.plan, kernel, schedule).unwrap();
+    let threads = lower(&program, schedule, &Target::for_arch(ARCH)).unwrap();
+    run.execute(&mut Machine, kernel, schedule, &program, &threads).unwrap();
+    let mut count = 0;
+    for (mutant, what) in (0..).map_while(|index| without(&threads, index)) {
+        run.memory = before.clone();
+        let survives = run.execute(&mut Machine, kernel, schedule, &program, &mutant).is_ok();
+        assert!(
+            !survives || spared(&what),
+            "{schedule}: nobody misses {what} of\n{threads}"
+        );
+        count += 1;
+    }
+    run.memory = before;
+    assert!(count > 40, "{count} statements");
+}
+
 #[test]
 fn every_statement_is_needed() {
     let model = "heads=20,d_model=8,d_latent=24,d_rope=8,d_nope=4,d_v=4,d_q_latent=8";
     let case = Case {
         splits: 2,
-        ..case(model, &[(1, 150), (1, 20)])
+        // So that the second's splits follow from the length of the first.
+        ..case(model, &[(1, 150), (1, 40)])
     };
     let mut run = Run::new(&case);
     let [attention, _] = attention_kernels(&run);
     // Scores so large that exponentials overflow where the maximum is not the right one.
     run.fill_temporaries(&attention, &mut Numbers::new(3), 60.0);
-    let before = run.memory.clone();
-    let target = Target::for_arch(Arch::Sm80);
     for stages in [1, 2, 3] {
         let schedule = Schedule {
             block_m: 32,
@@ -297,23 +332,39 @@ fn every_statement_is_needed() {
             warps_n: 2,
             stages,
         };
-        let program = build(&run.plan, &attention, &schedule).unwrap();
-        let threads = lower(&program, &schedule, &target).unwrap();
-        run.memory = before.clone();
-        run.execute(&mut Machine, &attention, &schedule, &program, &threads)
-            .unwrap();
-        let mutants = (0..).map_while(|index| without(&threads, index));
-        let mut count = 0;
-        for (mutant, what) in mutants {
-            run.memory = before.clone();
-            let survives = run
-                .execute(&mut Machine, &attention, &schedule, &program, &mutant)
-                .is_ok();
-            // Copies of the query that are not committed on their own join the next group, which is waited for with them.
-            let joins = what.contains("CopyCommit");
-            assert!(!survives || joins, "{schedule}: nobody misses {what} of\n{threads}");
-            count += 1;
-        }
-        assert!(count > 40, "{count} statements");
+        // Copies of the query that are not committed on their own join the next group, which is waited for with them.
+        check_every_statement(&mut run, &attention, &schedule, |what| what.contains("CopyCommit"));
+    }
+}
+
+/// A combine with each head's projection, likewise.
+#[test]
+fn every_statement_of_a_projected_combine_is_needed() {
+    let lengths = [(3, 90), (2, 150), (0, 0), (1, 20)];
+    let case = projected_case(3, 72, 40, DType::BF16, &lengths, 5);
+    let mut run = Run::new(&case);
+    let [attention, combine] = attention_kernels(&run);
+    // Log-sum-exps so far apart that exponentials overflow where the maximum is not the right one.
+    run.fill_temporaries(&attention, &mut Numbers::new(3), 60.0);
+    let of_attention = Schedule {
+        block_m: 16,
+        block_n: 16,
+        block_k: 0,
+        warps_m: 1,
+        warps_n: 1,
+        stages: 1,
+    };
+    run.kernel(&mut Machine, &attention, &of_attention, &Target::for_arch(ARCH))
+        .unwrap();
+    for stages in [1, 2, 3] {
+        let schedule = Schedule {
+            block_m: 32,
+            block_n: 32,
+            block_k: 32,
+            warps_m: 2,
+            warps_n: 2,
+            stages,
+        };
+        check_every_statement(&mut run, &combine, &schedule, |_| false);
     }
 }

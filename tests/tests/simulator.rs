@@ -5,11 +5,12 @@
 use mlafuse_codegen::build::build;
 use mlafuse_codegen::lower::lower;
 use mlafuse_codegen::schedule::Schedule;
+use mlafuse_ir::plan::Region;
 use mlafuse_ir::target::{Arch, Target};
 use mlafuse_runtime::nvrtc::testing::nvrtc_or_skip;
 use mlafuse_tensor::DType;
 use mlafuse_tests::case::{Case, Numbers, Run};
-use mlafuse_tests::drive::{self, attention_kernels, case, deep};
+use mlafuse_tests::drive::{self, PROJECTED, attention_kernels, case, deep, projected_case};
 use mlafuse_tests::mutants::without;
 use mlafuse_tests::simulator::Simulator;
 use proptest::prelude::*;
@@ -117,6 +118,26 @@ fn attention_of_odd_shapes() {
     }
 }
 
+/// Combines with each head's projection, in both dialects of PTX.
+#[test]
+fn projected_combines_of_odd_shapes() {
+    for (i, (heads, d_latent, d_v, lengths, splits)) in PROJECTED.into_iter().enumerate() {
+        let dtype = [DType::BF16, DType::F32, DType::F16][i % 3];
+        let arch = [Arch::Sm80, Arch::Sm120][i % 2];
+        let Some(mut simulator) = simulator(arch) else { return };
+        let case = projected_case(heads, d_latent, d_v, dtype, lengths, splits);
+        let pick = |all: &[Schedule]| -> Vec<Schedule> {
+            let mut numbers = Numbers::new(i as u64);
+            (0..deep(2, 20)).map(|_| all[numbers.below(all.len())]).collect()
+        };
+        let target = Target::for_arch(arch);
+        let result = drive::combine(&case, arch, pick, |run, region, schedule| {
+            run.kernel(&mut simulator, region, schedule, &target).map(drop)
+        });
+        must(result, &case);
+    }
+}
+
 /// The best schedules of real layers, for parts with much shared memory and with little, in both dialects of PTX.
 #[test]
 fn attention_of_real_shapes() {
@@ -165,17 +186,43 @@ proptest! {
     }
 }
 
-/// Takes each barrier and each wait of attention away in turn: a checker must say so, with a PTX line and a thread.
+/// Takes each barrier and each wait of a kernel away in turn: a checker must say so, with a PTX line and a thread.
+fn check_barriers(simulator: &mut Simulator, run: &mut Run, kernel: &Region, schedule: &Schedule) {
+    let before = run.memory.clone();
+    let program = build(&run.plan, kernel, schedule).unwrap();
+    let threads = lower(&program, schedule, &Target::for_arch(Arch::Sm80)).unwrap();
+    run.execute(simulator, kernel, schedule, &program, &threads).unwrap();
+    let mutants = (0..).map_while(|index| without(&threads, index));
+    let mut count = 0;
+    for (mutant, what) in mutants.filter(|(_, what)| what.contains("Barrier") || what.contains("CopyWait")) {
+        run.memory = before.clone();
+        let Err(error) = run.execute(simulator, kernel, schedule, &program, &mutant) else {
+            panic!("{schedule}: nobody misses {what} of\n{threads}")
+        };
+        let told = ["racecheck: ", "initcheck: "]
+            .iter()
+            .any(|checker| error.contains(checker));
+        let place = format!("kernel {}, PTX line ", kernel.name);
+        assert!(
+            told && error.contains(&place) && error.contains("thread ("),
+            "{what}: {error}"
+        );
+        count += 1;
+    }
+    run.memory = before;
+    assert!(count > 2, "{count} barriers and waits");
+}
+
 #[test]
 fn every_barrier_and_wait_is_missed() {
-    let arch = Arch::Sm80;
-    let Some(mut simulator) = simulator(arch) else { return };
+    let Some(mut simulator) = simulator(Arch::Sm80) else {
+        return;
+    };
     let model = "heads=20,d_model=8,d_latent=24,d_rope=8,d_nope=4,d_v=4,d_q_latent=8";
     let case = case(model, &[(1, 150), (1, 20)]);
     let mut run = Run::new(&case);
     let [attention, _] = attention_kernels(&run);
     run.fill_temporaries(&attention, &mut Numbers::new(3), 1.0);
-    let before = run.memory.clone();
     for stages in deep(&[2][..], &[1, 2, 3]).iter().copied() {
         let schedule = Schedule {
             block_m: 32,
@@ -185,28 +232,28 @@ fn every_barrier_and_wait_is_missed() {
             warps_n: 2,
             stages,
         };
-        let program = build(&run.plan, &attention, &schedule).unwrap();
-        let threads = lower(&program, &schedule, &Target::for_arch(arch)).unwrap();
-        run.memory = before.clone();
-        run.execute(&mut simulator, &attention, &schedule, &program, &threads)
-            .unwrap();
-        let mutants = (0..).map_while(|index| without(&threads, index));
-        let mut count = 0;
-        for (mutant, what) in mutants.filter(|(_, what)| what.contains("Barrier") || what.contains("CopyWait")) {
-            run.memory = before.clone();
-            let result = run.execute(&mut simulator, &attention, &schedule, &program, &mutant);
-            let Err(error) = result else {
-                panic!("{schedule}: nobody misses {what} of\n{threads}")
-            };
-            let told = ["racecheck: ", "initcheck: "]
-                .iter()
-                .any(|checker| error.contains(checker));
-            assert!(
-                told && error.contains("kernel attention, PTX line ") && error.contains("thread ("),
-                "{what}: {error}"
-            );
-            count += 1;
-        }
-        assert!(count > 4, "{count} barriers and waits");
+        check_barriers(&mut simulator, &mut run, &attention, &schedule);
+    }
+}
+
+#[test]
+fn every_barrier_and_wait_of_a_projected_combine_is_missed() {
+    let Some(mut simulator) = simulator(Arch::Sm80) else {
+        return;
+    };
+    let case = projected_case(3, 136, 40, DType::BF16, &[(3, 90), (1, 20)], 3);
+    let mut run = Run::new(&case);
+    let [_, combine] = attention_kernels(&run);
+    run.fill_temporaries(&combine, &mut Numbers::new(3), 1.0);
+    for stages in deep(&[1, 2][..], &[1, 2, 3, 4]).iter().copied() {
+        let schedule = Schedule {
+            block_m: 16,
+            block_n: 32,
+            block_k: 32,
+            warps_m: 1,
+            warps_n: 4,
+            stages,
+        };
+        check_barriers(&mut simulator, &mut run, &combine, &schedule);
     }
 }

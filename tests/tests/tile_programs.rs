@@ -417,6 +417,7 @@ fn check_plan(plan: &Plan, batch: &Batch, source: Source, random: &mut Random, t
         let result = match &region.kind {
             RegionKind::Node(value) => *value,
             RegionKind::Combine(combine) => combine.output,
+            RegionKind::Prefill(prefill) => prefill.output,
             RegionKind::Attention(_) => continue,
         };
         let got = memory.read(plan, &batch.dims, plan.view(result).unwrap());
@@ -515,6 +516,58 @@ proptest! {
         seed: u64,
     ) {
         check(&Case { config: &config, dtype, page_size, absorbed, fuse, source, seed });
+    }
+}
+
+/// Attention over cached rows, and each head's result times a weight whose dimensions lie in `order`.
+fn projected([heads, d_latent, d_v]: [usize; 3], order: [usize; 3], page_size: usize, dtype: DType) -> Graph {
+    let [b, t, s, n, p] = [Symbol::B, Symbol::T, Symbol::S, Symbol::N, Symbol::P].map(Dim::Sym);
+    let [h, c, v] = [heads, d_latent, d_v].map(Dim::Const);
+    let mut g = GraphBuilder::new("projected");
+    let q = g.input("q", dtype, &[b, t, h, c]).unwrap();
+    let cache = g.input("cache", dtype, &[n, page_size.into(), c]).unwrap();
+    let table = g.input("block_table", DType::I32, &[b, p]).unwrap();
+    let [q_len, kv_len] = ["q_len", "kv_len"].map(|name| g.input(name, DType::I32, &[b]).unwrap());
+    let weight = g.input("w", dtype, &order.map(|i| [h, v, c][i])).unwrap();
+    let rows = g
+        .push("rows", Op::CacheRead, &[cache, table, kv_len], dtype, &[b, s, c])
+        .unwrap();
+    let scores = g
+        .einsum("scores", "b t h c, b s c -> b t h s", q, rows, DType::F32)
+        .unwrap();
+    let scaled = g.scale("scaled", 0.3, scores, DType::F32).unwrap();
+    let masked = g
+        .push("masked", Op::Mask, &[scaled, q_len, kv_len], DType::F32, &[])
+        .unwrap();
+    let weights = g.push("weights", Op::Softmax, &[masked], dtype, &[]).unwrap();
+    let x = g
+        .einsum("x", "b t h s, b s c -> b t h c", weights, rows, dtype)
+        .unwrap();
+    let spec = format!("b t h c, {} -> b t h v", order.map(|i| ["h", "v", "c"][i]).join(" "));
+    let out = g.einsum("out", &spec, x, weight, dtype).unwrap();
+    g.output("out", out);
+    g.finish()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn projected_combines_agree_with_the_interpreter(
+        heads in 1..6usize,
+        d_latent in prop_oneof![Just(7usize), Just(16), 1..80usize],
+        d_v in prop_oneof![Just(16usize), 1..40usize],
+        order in Just([0, 1, 2]).prop_shuffle(),
+        dtype in prop_oneof![3 => Just(DType::F32), 1 => Just(DType::BF16), 1 => Just(DType::F16)],
+        source in prop_oneof![Just(Source::Cpu), Just(Source::Gpu), Just(Source::Any), Just(Source::Any)],
+        seed: u64,
+    ) {
+        let plan = fused(&projected([heads, d_latent, d_v], order, 4, dtype)).unwrap();
+        assert_eq!(plan.kernels.len(), 2, "{plan}");
+        let random = &mut Random(seed);
+        let batch = batch(random, 4, d_latent, dtype);
+        let tolerance = if dtype == DType::F32 { 2e-5 } else { 4e-2 };
+        check_plan(&plan, &batch, source, random, tolerance, &format!("order {order:?}, seed {seed}"));
     }
 }
 

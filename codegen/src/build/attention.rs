@@ -1,16 +1,17 @@
 //! Attention over the paged latent cache, split over the cached tokens (flash-decoding on MLA's shared rows).
 //!
 //! Heads and new tokens are packed in the rows: row m is token m / H, head m mod H. A cached row is both key and value,
-//! so that its tile is read from device memory once. Softmax runs online, in base 2 with log2(e) in the scale
-//! (FlashAttention, arXiv 2205.14135); each split leaves its result and natural log-sum-exp for [`super::combine`].
+//! so that its tile is read from device memory once. Softmax runs online ([`super::online_softmax`]); each split leaves its
+//! result and natural log-sum-exp for [`super::combine`].
 
 use super::error::BuildError;
+use super::online_softmax::{KeyTile, OnlineSoftmax};
 use super::program::{Pages, ProgramBuilder, Span, block_x, block_y, block_z};
-use crate::tile::{Access, BLayout, Expr, ReduceOp, Stmt, TileId, TileProgram, View};
+use super::splits::{Split, split};
+use crate::tile::{Access, Expr, Stmt, TileId, TileProgram, View};
 use mlafuse_ir::graph::ValueId;
 use mlafuse_ir::plan::{AttentionRegion, View as Placed};
 use mlafuse_ir::size::{Size, Symbol};
-use std::f32::consts::{LN_2, LOG2_E};
 
 /// Columns of the tiles.
 struct Widths {
@@ -25,18 +26,7 @@ struct Widths {
 struct Tiles {
     q: TileId,
     kv: TileId,
-    scores: TileId,
-    weights: TileId,
-    out: TileId,
-    /// Number of keys each row sees.
-    visible: TileId,
-    max: TileId,
-    max_before: TileId,
-    /// max, but 0 where it is -inf.
-    base: TileId,
-    decay: TileId,
-    partial_sum: TileId,
-    sum: TileId,
+    softmax: OnlineSoftmax,
 }
 
 pub(super) fn build(mut p: ProgramBuilder, region: &AttentionRegion) -> Result<TileProgram, BuildError> {
@@ -60,27 +50,21 @@ pub(super) fn build(mut p: ProgramBuilder, region: &AttentionRegion) -> Result<T
     let [q_value, kv_value] = batch_lengths.map(|lengths| p.load_int(lengths, block_y()));
     let q_len = p.bind(&mut body, "q", q_value);
     let kv_len = p.bind(&mut body, "kv", kv_value);
-    let all = kv_len.clone().ceil_div(block_n);
-    let splits = p.symbol(Symbol::Z);
-    let share = p.bind(&mut body, "share", all.clone().ceil_div(splits));
-    let begin = p.bind(&mut body, "begin", block_z() * share.clone());
-    let end = p.bind(&mut body, "end", (begin.clone() + share).min(all));
+    let Split { begin, end } = split(&mut p, &mut body, batch_lengths[1], kv_len.clone(), &rows, block_z());
     let limit = p.extent(&rows);
 
     let lse = lse_view(&mut p, region, row.clone(), limit.clone());
     body.push(Stmt::Comment(
         "A split without tokens has no weight; the combine never reads its part.".into(),
     ));
+    let (fill, empty) = tiles.softmax.empty_log_sum_exp();
     body.push(Stmt::If {
         cond: end.clone().le(begin.clone()),
         body: vec![
-            Stmt::Fill {
-                dst: tiles.sum,
-                value: f32::NEG_INFINITY,
-            },
+            fill,
             Stmt::Store {
                 dst: lse.clone(),
-                src: tiles.sum,
+                src: empty,
                 cols: 0..1,
             },
             Stmt::Return,
@@ -97,22 +81,7 @@ pub(super) fn build(mut p: ProgramBuilder, region: &AttentionRegion) -> Result<T
     // Token t sees the keys before min(kv_len, kv_len - q_len + t + 1).
     let token = (row.clone() + Expr::Row) / region.n_heads;
     let visible = kv_len.clone().min(kv_len.clone() - q_len + token + 1);
-    body.push(Stmt::Map {
-        dst: tiles.visible,
-        value: visible.to_float(),
-    });
-    body.push(Stmt::Fill {
-        dst: tiles.max,
-        value: f32::NEG_INFINITY,
-    });
-    body.push(Stmt::Fill {
-        dst: tiles.partial_sum,
-        value: 0.0,
-    });
-    body.push(Stmt::Fill {
-        dst: tiles.out,
-        value: 0.0,
-    });
+    body.extend(tiles.softmax.begin(visible.to_float()));
 
     let pages = p.pages(cache, table, &block_y())?;
     let tile = p.var("tile");
@@ -129,25 +98,36 @@ pub(super) fn build(mut p: ProgramBuilder, region: &AttentionRegion) -> Result<T
         cols: 0..widths.tile,
         src,
     };
-    let step = step(&tiles, &widths, region, load, start);
+    // The row is both key and value.
+    let keys = KeyTile {
+        queries: tiles.q,
+        keys: tiles.kv,
+        key_cols: widths.tile,
+        values: tiles.kv,
+        value_cols: region.values.start..region.values.start + widths.value,
+        first: start,
+    };
+    let step = tiles.softmax.step(keys, region.scale);
     body.push(Stmt::For {
         var: tile,
         start: begin,
         end,
         pipelined: true,
-        body: step,
+        body: [vec![load], step].concat(),
     });
 
-    finish(&tiles, &mut body);
+    body.extend(tiles.softmax.finish());
+    let (log_sum_exp, src) = tiles.softmax.log_sum_exp();
+    body.push(log_sum_exp);
     body.push(Stmt::Store {
         dst: lse,
-        src: tiles.max,
+        src,
         cols: 0..1,
     });
     let dst = partial_view(&mut p, region, row, limit);
     body.push(Stmt::Store {
         dst,
-        src: tiles.out,
+        src: tiles.softmax.out,
         cols: 0..region.values.len(),
     });
     let doc = doc(&p, region, &widths, cache, &pages);
@@ -182,16 +162,7 @@ fn declare(p: &mut ProgramBuilder, widths: &Widths, cache: &Placed) -> Tiles {
     Tiles {
         q: p.shared("q_s", dtype, block_m, widths.tile),
         kv: p.shared("kv_s", dtype, block_n, widths.tile),
-        scores: p.fragment("scores_f", block_m, block_n),
-        weights: p.shared("weights_s", dtype, block_m, block_n),
-        out: p.fragment("out_f", block_m, widths.value),
-        visible: p.row_vector("visible", block_m),
-        max: p.row_vector("max", block_m),
-        max_before: p.row_vector("max_before", block_m),
-        base: p.row_vector("base", block_m),
-        decay: p.row_vector("decay", block_m),
-        partial_sum: p.row_partial("partial_sum", block_m),
-        sum: p.row_vector("sum", block_m),
+        softmax: OnlineSoftmax::declare(p, dtype, widths.value),
     }
 }
 
@@ -248,127 +219,10 @@ fn load_query(
     Ok(())
 }
 
-/// One tile of cached tokens.
-fn step(tiles: &Tiles, widths: &Widths, region: &AttentionRegion, load: Stmt, start: Expr) -> Vec<Stmt> {
-    let Tiles {
-        q,
-        kv,
-        scores,
-        weights,
-        out,
-        visible,
-        max,
-        max_before,
-        base,
-        decay,
-        partial_sum,
-        ..
-    } = *tiles;
-    let score = Expr::from(scores);
-    let key = (start + Expr::Col).to_float();
-    let scale = region.scale as f32 * LOG2_E;
-    let value = region.values.start..region.values.start + widths.value;
-    vec![
-        load,
-        Stmt::Fill {
-            dst: scores,
-            value: 0.0,
-        },
-        Stmt::Gemm {
-            acc: scores,
-            a: q,
-            b: kv,
-            layout: BLayout::Nk,
-            b_cols: 0..widths.tile,
-        },
-        Stmt::Map {
-            dst: scores,
-            value: key.lt(visible).select(score.clone() * scale, f32::NEG_INFINITY),
-        },
-        Stmt::Map {
-            dst: max_before,
-            value: max.into(),
-        },
-        Stmt::Reduce {
-            op: ReduceOp::Max,
-            dst: max,
-            src: scores,
-        },
-        Stmt::Map {
-            dst: base,
-            value: Expr::from(max).equals(f32::NEG_INFINITY).select(0.0f32, max),
-        },
-        Stmt::Map {
-            dst: decay,
-            value: (Expr::from(max_before) - base).exp2(),
-        },
-        Stmt::Map {
-            dst: scores,
-            value: (score - base).exp2(),
-        },
-        Stmt::Map {
-            dst: partial_sum,
-            value: Expr::from(partial_sum) * decay,
-        },
-        Stmt::Reduce {
-            op: ReduceOp::Sum,
-            dst: partial_sum,
-            src: scores,
-        },
-        Stmt::Stage {
-            dst: weights,
-            src: scores,
-        },
-        Stmt::Map {
-            dst: out,
-            value: Expr::from(out) * decay,
-        },
-        Stmt::Gemm {
-            acc: out,
-            a: weights,
-            b: kv,
-            layout: BLayout::Kn,
-            b_cols: value,
-        },
-    ]
-}
-
-/// Divides by the sum and turns the base-2 maximum into the natural log-sum-exp.
-fn finish(tiles: &Tiles, body: &mut Vec<Stmt>) {
-    let Tiles {
-        out,
-        max,
-        decay,
-        partial_sum,
-        sum,
-        ..
-    } = *tiles;
-    let some = || Expr::from(0.0f32).lt(sum);
-    let lse = (Expr::from(max) + Expr::from(sum).log2()) * LN_2;
-    body.extend([
-        Stmt::Finish {
-            dst: sum,
-            src: partial_sum,
-        },
-        Stmt::Map {
-            dst: decay,
-            value: some().select(Expr::from(1.0f32) / sum, 0.0f32),
-        },
-        Stmt::Map {
-            dst: out,
-            value: Expr::from(out) * decay,
-        },
-        Stmt::Map {
-            dst: max,
-            value: some().select(lse, f32::NEG_INFINITY),
-        },
-    ]);
-}
-
-/// This split's part of a buffer [B, Z, T, H, ..], as rows.
+/// This split's part of a buffer [Z, B, T, H, ..], as rows.
 fn split_view(p: &mut ProgramBuilder, placed: &Placed, row: Expr, limit: Expr, width: usize) -> View {
     let strides = &placed.strides;
-    let outer = [(block_y(), strides[0].clone()), (block_z(), strides[1].clone())];
+    let outer = [(block_z(), strides[0].clone()), (block_y(), strides[1].clone())];
     let (row_stride, col_stride) = match strides.get(4) {
         Some(col) => (strides[3].clone(), col.clone()),
         None => (strides[3].clone(), Size::one()),

@@ -18,7 +18,17 @@ enum Family {
     Attention {
         rows: usize,
     },
+    /// New tokens of one head.
+    Prefill {
+        tokens: usize,
+    },
     Contraction {
+        m: usize,
+        n: usize,
+        k: usize,
+    },
+    /// A contraction whose first operand is put together from splits, a piece of the depth at a time.
+    Projection {
         m: usize,
         n: usize,
         k: usize,
@@ -129,13 +139,25 @@ fn family(plan: &Plan, region: &Region, dims: &Dims) -> Result<Family, BuildErro
                 rows: tokens.saturating_mul(attention.n_heads).max(1),
             });
         }
+        RegionKind::Prefill(prefill) => {
+            let view = plan.view(prefill.output).ok_or_else(|| missing(prefill.output))?;
+            let tokens = view.shape.get(1).map_or(1, |&dim| number(&Size::one().times(dim)));
+            return Ok(Family::Prefill { tokens });
+        }
         RegionKind::Combine(combine) => combine.output,
         RegionKind::Node(value) => *value,
     };
     let view = plan.view(value).ok_or_else(|| missing(value))?;
-    if matches!(region.kind, RegionKind::Combine(_)) {
+    if let RegionKind::Combine(combine) = &region.kind {
         let (rows, cols) = rows_of(view);
-        return Ok(Family::Rows { rows, cols });
+        return Ok(match combine.projection {
+            Some(_) => Family::Projection {
+                m: rows.div_ceil(combine.n_heads.max(1)),
+                n: cols,
+                k: combine.columns,
+            },
+            None => Family::Rows { rows, cols },
+        });
     }
     Ok(match &plan.graph.node(value).op {
         Op::Einsum(spec) => {
@@ -194,8 +216,15 @@ fn known(size: &Size, dims: &Dims) -> Dims {
 
 fn gpu_schedules(family: &Family) -> Vec<Schedule> {
     match *family {
-        Family::Attention { rows } => attention_schedules(rows),
+        Family::Attention { rows } => attention_schedules(&[16, 32, 64], rows),
+        Family::Prefill { tokens } => attention_schedules(&[16, 32, 64, 128], tokens),
         Family::Contraction { m, n, k } => contraction_schedules(m, n, k),
+        Family::Projection { m, n, k } => {
+            let mut found = contraction_schedules(m, n, k);
+            // The piece of the depth is a fragment first.
+            found.retain(|schedule| schedule.block_k.is_multiple_of(8 * schedule.warps_n));
+            found
+        }
         Family::Rows { rows, cols } => {
             let widths = [32, 64, 128, 256, 512, 1024, 2048];
             let enough = cols.saturating_add(31) / 32 * 32;
@@ -214,11 +243,13 @@ fn layouts(warps: usize, rows: usize, cols: usize) -> impl Iterator<Item = (usiz
         .filter(move |&(m, n)| rows.is_multiple_of(16 * m) && cols.is_multiple_of(8 * n))
 }
 
-fn attention_schedules(rows: usize) -> Vec<Schedule> {
+/// With blocks of these `heights` over `rows` rows.
+fn attention_schedules(heights: &[usize], rows: usize) -> Vec<Schedule> {
     let mut found = Vec::new();
     // Not a block twice as high as there are rows.
-    for block_m in [16, 32, 64]
-        .into_iter()
+    for block_m in heights
+        .iter()
+        .copied()
         .filter(|&block_m| block_m == 16 || block_m < 2 * rows)
     {
         for block_n in [16, 32, 64] {
@@ -294,7 +325,10 @@ fn row_schedules(rows: usize, widths: impl IntoIterator<Item = usize>) -> Vec<Sc
 pub fn cpu_schedule(plan: &Plan, region: &Region, dims: &Dims) -> Result<Schedule, BuildError> {
     let (block_m, block_n, block_k) = match family(plan, region, dims)? {
         Family::Attention { rows } => (rows.min(128), 128, 0),
+        Family::Prefill { tokens } => (tokens.min(128), 128, 0),
         Family::Contraction { m, n, k } => (m.min(64), n.min(64), k.min(256)),
+        // Every block of columns puts its rows together anew.
+        Family::Projection { m, n, k } => (m.min(64), n.min(256), k.min(128)),
         Family::Rows { rows, cols } => (rows.min(16), cols.min(1024), 0),
         Family::WholeRows { rows, cols } => (rows.min(16), cols, 0),
     };

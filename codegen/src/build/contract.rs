@@ -5,6 +5,7 @@
 //! k label an outer loop.
 
 use super::axes::{Axis, collapse, innermost};
+use super::cached_rows::CachedOperand;
 use super::error::BuildError;
 use super::program::{ProgramBuilder, Span, block_x, block_y, blocks, indexed};
 use crate::tile::{Access, BLayout, Expr, Stmt, TileProgram};
@@ -61,27 +62,29 @@ fn shape(program: &ProgramBuilder, spec: &EinsumSpec, views: [&View; 3]) -> Resu
 /// The m, n and k of the products.
 pub(super) fn extents(p: &ProgramBuilder, value: ValueId, spec: &EinsumSpec) -> Result<[Size; 3], BuildError> {
     let [a, b] = p.args(value)?;
-    let Shape { m, n, k, .. } = shape(p, spec, [p.view(a)?, p.view(b)?, p.view(value)?])?;
+    let cached = CachedOperand::of(p, a)?;
+    let Shape { m, n, k, .. } = shape(p, spec, [first(p, a, &cached)?, p.view(b)?, p.view(value)?])?;
     Ok([m.extent, n.extent, k.extent])
+}
+
+/// How the first operand is walked: where it lies, or as rows of the cache.
+fn first<'v>(p: &ProgramBuilder<'v>, a: ValueId, cached: &'v Option<CachedOperand>) -> Result<&'v View, BuildError> {
+    match cached {
+        Some(cached) => Ok(&cached.walked),
+        None => p.view(a),
+    }
 }
 
 pub(super) fn build(mut p: ProgramBuilder, value: ValueId, spec: &EinsumSpec) -> Result<TileProgram, BuildError> {
     let [a, b] = p.args(value)?;
-    let views = [p.view(a)?, p.view(b)?, p.view(value)?];
+    let cached = CachedOperand::of(&p, a)?;
+    let views = [first(&p, a, &cached)?, p.view(b)?, p.view(value)?];
     let types = views.map(|view| p.dtype(view));
     if types[A] != types[B] {
         let found = format!("{} and {}", types[A], types[B]);
         return Err(p.unsupported("operands' types", found, "one type"));
     }
-    if p.schedule.block_k == 0 {
-        let kernel = p.region.name.clone();
-        return Err(BuildError::Schedule {
-            kernel,
-            field: "block_k",
-            found: 0,
-            expected: "at least 1".into(),
-        });
-    }
+    p.check_block_k()?;
     let shape = shape(&p, spec, views)?;
     let (block_m, block_n, block_k) = (p.schedule.block_m, p.schedule.block_n, p.schedule.block_k);
     // b is read along the dimension in which its elements are neighbours.
@@ -115,24 +118,30 @@ pub(super) fn build(mut p: ProgramBuilder, value: ValueId, spec: &EinsumSpec) ->
     let summed: Vec<Axis<3>> = shape.batch.iter().chain(&shape.outer_k).cloned().collect();
 
     let step = p.var("k");
-    let rows_of_a = p.matrix(
-        views[A],
-        Access::Read,
-        &indexed(&summed, &indices, A),
-        &shape.m.strides[A],
-        &shape.k.strides[A],
-    );
     let (m, n, k) = (
         p.extent(&shape.m.extent),
         p.extent(&shape.n.extent),
         p.extent(&shape.k.extent),
     );
-    let src = p.rows(
-        &rows_of_a,
-        place.row.clone(),
-        m.clone(),
-        Span::block(step, block_k, k.clone()),
-    );
+    let span = Span::block(step, block_k, k.clone());
+    let src = match &cached {
+        Some(cached) => {
+            // Sequences are the outermost dimension: their rows do not merge.
+            let sequence = place.outer.first().cloned().unwrap_or(0.into());
+            let kv_len = cached.begin(&mut p, &mut body, sequence.clone(), place.row.clone());
+            cached.rows(&mut p, &sequence, [place.row.clone(), kv_len], span)?
+        }
+        None => {
+            let rows_of_a = p.matrix(
+                views[A],
+                Access::Read,
+                &indexed(&summed, &indices, A),
+                &shape.m.strides[A],
+                &shape.k.strides[A],
+            );
+            p.rows(&rows_of_a, place.row.clone(), m.clone(), span)
+        }
+    };
     let load_a = Stmt::Load {
         dst: a_s,
         cols: 0..block_k,
@@ -167,6 +176,7 @@ pub(super) fn build(mut p: ProgramBuilder, value: ValueId, spec: &EinsumSpec) ->
     let gemm = Stmt::Gemm {
         acc,
         a: a_s,
+        a_start: 0.into(),
         b: b_s,
         layout,
         b_cols: cols,

@@ -108,6 +108,9 @@ fn with_splits(program: &TileProgram, schedule: &Schedule, places: usize, dims: 
         (Symbol::S, 4096),
         (Symbol::P, 64),
         (Symbol::L, 4096),
+        (Symbol::F, 1),
+        // Where nothing is said of them, every sequence has as many splits as there may be.
+        (Symbol::W, i32::MAX as usize),
     ];
     let missing = defaults.into_iter().filter(|&(symbol, _)| dims.get(symbol).is_none());
     let dims = missing.fold(dims.clone(), |dims, (symbol, value)| dims.with(symbol, value));
@@ -162,6 +165,16 @@ impl Walk<'_> {
         match stmt {
             Stmt::Comment(_) | Stmt::Return => {}
             Stmt::Let { var, value } => self.set(*var, self.eval(value)),
+            Stmt::Sum {
+                var,
+                index,
+                count,
+                value,
+            } => {
+                self.set(*index, Some(0));
+                let sum = self.eval(count).zip(self.eval(value));
+                self.set(*var, sum.and_then(|(count, value)| count.checked_mul(value)));
+            }
             Stmt::For {
                 var, start, end, body, ..
             } => {
@@ -199,7 +212,12 @@ impl Walk<'_> {
                     .map_or(4, |dtype| dtype.size_bytes());
                 work.device_bytes += times * (self.program.tile(*src).rows * cols.len() * size) as f64;
             }
-            Stmt::Gemm { acc, a, b, .. } => self.gemm([*acc, *a, *b], times, work),
+            Stmt::Gemm {
+                acc, b, layout, b_cols, ..
+            } => {
+                let b = self.program.tile(*b);
+                self.gemm(*acc, layout.depth(b, b_cols), b.dtype.size_bytes(), times, work);
+            }
             Stmt::Stage { .. } | Stmt::Finish { .. } => work.steps += times,
             Stmt::Fill { dst, .. } | Stmt::Map { dst, .. } => work.elementwise += times * self.elements(*dst),
             Stmt::Reduce { src, .. } => work.elementwise += 2.0 * times * self.elements(*src),
@@ -207,9 +225,9 @@ impl Walk<'_> {
         }
     }
 
-    fn gemm(&self, [acc, a, b]: [TileId; 3], times: f64, work: &mut Work) {
+    /// A product of depth `k` of elements of `size` bytes.
+    fn gemm(&self, acc: TileId, k: usize, size: usize, times: f64, work: &mut Work) {
         let (m, n) = (self.program.tile(acc).rows, self.program.tile(acc).cols);
-        let (k, size) = (self.program.tile(a).cols, self.program.tile(b).dtype.size_bytes());
         work.gemm_flops += times * (2 * m * n * k) as f64;
         let Schedule { warps_m, warps_n, .. } = *self.schedule;
         work.shared_bytes += times * (k * (m * warps_n + n * warps_m) * size) as f64;

@@ -7,6 +7,7 @@ mod attention;
 mod axes;
 mod cache_read;
 mod cache_write;
+mod cached_rows;
 mod candidates;
 mod combine;
 mod contract;
@@ -14,13 +15,18 @@ mod cost;
 mod elementwise;
 mod error;
 mod new_rows;
+mod online_softmax;
+mod prefill;
 mod program;
+mod projection;
 mod rms_norm;
 mod rope;
 mod softmax;
+mod splits;
 
 pub use candidates::{candidates, cpu_schedule};
 pub use error::BuildError;
+pub use splits::splits_of_equals;
 
 use crate::schedule::Schedule;
 use crate::tile::TileProgram;
@@ -55,7 +61,11 @@ pub fn build(plan: &Plan, region: &Region, schedule: &Schedule) -> Result<TilePr
     let program = ProgramBuilder::new(plan, region, *schedule);
     match &region.kind {
         RegionKind::Attention(attention) => attention::build(program, attention),
-        RegionKind::Combine(combine) => combine::build(program, combine),
+        RegionKind::Combine(combine) => match &combine.projection {
+            Some(projection) => projection::build(program, combine, projection),
+            None => combine::build(program, combine),
+        },
+        RegionKind::Prefill(prefill) => prefill::build(program, prefill),
         RegionKind::Node(value) => node(program, *value),
     }
 }

@@ -121,6 +121,19 @@ impl<'a> ProgramBuilder<'a> {
         }
     }
 
+    /// Asks for steps along the depth.
+    pub fn check_block_k(&self) -> Result<(), BuildError> {
+        match self.schedule.block_k {
+            0 => Err(BuildError::Schedule {
+                kernel: self.region.name.clone(),
+                field: "block_k",
+                found: 0,
+                expected: "at least 1".into(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     pub fn not_in_memory(&self, value: ValueId) -> BuildError {
         let node = self.plan.graph.nodes.get(value.0);
         let value = node.map_or_else(|| value.0.to_string(), |node| node.name.clone());
@@ -233,6 +246,11 @@ impl<'a> ProgramBuilder<'a> {
 
     pub fn shared(&mut self, name: &str, dtype: DType, rows: usize, cols: usize) -> TileId {
         self.tile(name, dtype, [rows, cols], Space::Shared, Form::Matrix)
+    }
+
+    /// Columns of a tile.
+    pub fn cols(&self, tile: TileId) -> usize {
+        self.tiles[tile.0].cols
     }
 
     pub fn fragment(&mut self, name: &str, rows: usize, cols: usize) -> TileId {

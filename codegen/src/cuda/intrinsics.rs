@@ -11,6 +11,7 @@ pub(super) fn name(intrinsic: Intrinsic) -> String {
         Log2 => "log2f".into(),
         Rsqrt => "rsqrtf".into(),
         ShuffleXor => "shuffle_xor".into(),
+        WarpSum => "warp_sum".into(),
         ToFloat(dtype) => format!("{dtype}_to_float"),
         FromFloat(dtype) => format!("float_to_{dtype}"),
         Pack2(dtype) => format!("pack2_{dtype}"),
@@ -47,6 +48,11 @@ pub(super) fn definition(intrinsic: Intrinsic) -> String {
             "float",
             "shuffle_xor(float x, int mask)",
             "return __shfl_xor_sync(0xffffffffu, x, mask);",
+        ),
+        WarpSum => function(
+            "int",
+            "warp_sum(int x)",
+            r#"int r; asm volatile("redux.sync.add.s32 %0, %1, 0xffffffff;" : "=r"(r) : "r"(x)); return r;"#,
         ),
         ToFloat(DType::BF16) => function("float", "bf16_to_float(u16 x)", "return __uint_as_float((u32)x << 16);"),
         ToFloat(DType::F16) => function(

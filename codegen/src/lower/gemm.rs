@@ -3,7 +3,7 @@
 use super::fragment::{RowSlot, counted, let_stmt, unrolled};
 use super::sync::{Kind, Op};
 use super::{Cx, LowerError};
-use crate::layout::FragmentLayout;
+use crate::layout::{CHUNK_BYTES, FragmentLayout};
 use crate::thread::{Expr, Intrinsic, Stmt, Ty};
 use crate::tile::{self, BLayout, Columns, TileId};
 use mlafuse_tensor::DType;
@@ -18,9 +18,12 @@ const DEPTH: usize = 16;
 struct Gemm<'a> {
     acc: TileId,
     a: TileId,
+    /// First column of a that is used.
+    a_start: Expr,
     b: TileId,
     layout: BLayout,
     b_cols: &'a Columns,
+    depth: usize,
     tiles_m: usize,
     tiles_n: usize,
     dtype: DType,
@@ -37,22 +40,37 @@ impl Cx<'_> {
             match stmt {
                 tile::Stmt::For { body, .. } | tile::Stmt::If { body, .. } => self.check_operands_in(body)?,
                 tile::Stmt::Gemm {
-                    a, b, layout, b_cols, ..
+                    a,
+                    a_start,
+                    b,
+                    layout,
+                    b_cols,
+                    ..
                 } => {
-                    let (a_tile, b_tile) = (self.program.tile(*a), self.program.tile(*b));
-                    self.multiple(*a, "columns", a_tile.cols, DEPTH)?;
-                    match layout {
-                        BLayout::Nk => self.multiple(*b, "columns", b_tile.cols, 8)?,
-                        BLayout::Kn => {
-                            self.multiple(*b, "rows", b_tile.rows, DEPTH)?;
-                            self.multiple(*b, "first column", b_cols.start, 8)?;
-                        }
-                    }
+                    let depth = layout.depth(self.program.tile(*b), b_cols);
+                    self.multiple(*a, "columns in use", depth, DEPTH)?;
+                    self.multiple(*b, "columns before the first in use", b_cols.start, 8)?;
+                    self.check_start(*a, a_start)?;
                 }
                 _ => {}
             }
         }
         Ok(())
+    }
+
+    /// `ldmatrix` reads whole chunks.
+    fn check_start(&self, a: TileId, start: &tile::Expr) -> Result<(), LowerError> {
+        let layout = self.shared.placed(a).layout;
+        let multiple = layout.chunk_elems();
+        if layout.dtype == DType::F32 || self.scalar(start).divided(multiple as i64).is_some() {
+            return Ok(());
+        }
+        Err(LowerError::Start {
+            kernel: self.program.name.clone(),
+            tile: self.tile_name(a).to_string(),
+            start: tile::expr_text(self.program, start),
+            multiple,
+        })
     }
 
     fn multiple(&self, tile: TileId, what: &'static str, found: usize, multiple: usize) -> Result<(), LowerError> {
@@ -68,7 +86,7 @@ impl Cx<'_> {
         }
     }
 
-    pub(super) fn gemm(&self, acc: TileId, a: TileId, b: TileId, layout: BLayout, b_cols: &Columns) -> Op {
+    pub(super) fn gemm(&self, [acc, a, b]: [TileId; 3], a_start: &tile::Expr, layout: BLayout, b_cols: &Columns) -> Op {
         let FragmentLayout::Mma { tiles_m, tiles_n, .. } = self.fragments.layout(acc) else {
             unreachable!("a program with a gemm has its fragments in the tensor core's layout");
         };
@@ -76,9 +94,11 @@ impl Cx<'_> {
         let gemm = Gemm {
             acc,
             a,
+            a_start: self.scalar(a_start),
             b,
             layout,
             b_cols,
+            depth: layout.depth(self.program.tile(b), b_cols),
             tiles_m,
             tiles_n,
             dtype,
@@ -98,7 +118,7 @@ impl Cx<'_> {
     /// One `mma.m16n8k16` after another over the depth.
     fn tensor_core(&self, gemm: &Gemm) -> Vec<Stmt> {
         let lane = || Expr::name("lane");
-        let depth = self.program.tile(gemm.a).cols / DEPTH;
+        let depth = gemm.depth / DEPTH;
         let mut out = vec![
             // ldmatrix: lane l gives the address of row l mod 8 of matrix l / 8.
             let_stmt(
@@ -150,10 +170,23 @@ impl Cx<'_> {
         // k * 2 is even and a_chunk 0 or 1: XOR for + lets the part that varies with k be a constant.
         let chunk = (Expr::name("k") * 2).xor(Expr::name("a_chunk"));
         let low = Expr::name("lane").bit_and(7);
-        let address = self.chunk_address(gemm.a, self.tile_base(gemm.a), row, &low, chunk);
+        let (base, first) = self.first_chunk(gemm);
+        let address = self.chunk_address(gemm.a, base, row, &low, chunk + first);
         Stmt::Do {
             intrinsic: Intrinsic::LoadMatrix4,
             args: vec![Expr::Array("a_regs".to_string()), mt * 4, address],
+        }
+    }
+
+    /// Where the columns of a that are used begin: an address, and chunks after it. A start that leaves alone the bits of
+    /// the chunk index that are swizzled is the address's, so that what varies with k stays a constant.
+    fn first_chunk(&self, gemm: &Gemm) -> (Expr, Expr) {
+        let layout = self.shared.placed(gemm.a).layout;
+        let base = self.tile_base(gemm.a);
+        let per_chunk = layout.chunk_elems() as i64;
+        match gemm.a_start.divided(per_chunk << layout.swizzle_bits()) {
+            Some(periods) => (base + periods * (CHUNK_BYTES << layout.swizzle_bits()), Expr::Int(0)),
+            None => (base, gemm.a_start.clone() / per_chunk as usize),
         }
     }
 
@@ -209,7 +242,7 @@ impl Cx<'_> {
             let mut inner = vec![let_stmt(
                 Ty::F32,
                 "a_value",
-                self.load_element(gemm.a, slot.row.clone(), &slot.row_low, k()),
+                self.load_element(gemm.a, slot.row.clone(), &slot.row_low, k() + gemm.a_start.clone()),
             )];
             inner.extend(self.each_col(gemm.acc, slot, |element| {
                 let (row, col) = match gemm.layout {
@@ -227,12 +260,7 @@ impl Cx<'_> {
             }));
             inner
         };
-        vec![counted(
-            "k",
-            self.program.tile(gemm.a).cols,
-            1,
-            self.each_row(gemm.acc, row_work),
-        )]
+        vec![counted("k", gemm.depth, 1, self.each_row(gemm.acc, row_work))]
     }
 }
 

@@ -54,6 +54,18 @@ pub enum LowerError {
         /// What they must be a multiple of.
         multiple: usize,
     },
+    /// A gemm whose first operand is used from a column on that may lie inside a chunk of shared memory.
+    #[error("kernel `{kernel}`: a gemm uses `{tile}` from column {start} on, which may be no multiple of {multiple}")]
+    Start {
+        /// The kernel.
+        kernel: String,
+        /// The shared tile.
+        tile: String,
+        /// The first column.
+        start: String,
+        /// What it must be a multiple of, for all that is known when kernels are made.
+        multiple: usize,
+    },
     /// More shared memory than a block may have.
     #[error("kernel `{kernel}` needs {needed} bytes of shared memory a block ({schedule}); {target} allows {allowed}")]
     SharedMemory {
@@ -136,6 +148,15 @@ impl Cx<'_> {
         match stmt {
             Stmt::Comment(words) => items.push(Item::Raw(vec![thread::Stmt::Comment(words.clone())])),
             Stmt::Let { var, value } => items.push(Item::Raw(vec![self.let_scalar(*var, value)])),
+            Stmt::Sum {
+                var,
+                index,
+                count,
+                value,
+            } => {
+                items.push(Item::Raw(vec![self.comment(stmt)]));
+                items.push(Item::Raw(self.sum(*var, *index, count, value)));
+            }
             Stmt::For {
                 var,
                 start,
@@ -161,11 +182,12 @@ impl Cx<'_> {
             Stmt::Gemm {
                 acc,
                 a,
+                a_start,
                 b,
                 layout,
                 b_cols,
             } => {
-                items.push(self.commented(stmt, self.gemm(*acc, *a, *b, *layout, b_cols)));
+                items.push(self.commented(stmt, self.gemm([*acc, *a, *b], a_start, *layout, b_cols)));
             }
             Stmt::Map { dst, value } => items.push(self.commented(stmt, self.map(*dst, value))),
             Stmt::Reduce { op, dst, src } => {

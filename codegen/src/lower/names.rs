@@ -41,6 +41,7 @@ const RESERVED: &[&str] = &[
     "warp",
     "warp_m",
     "warp_n",
+    "warps_turn",
     // CUDA C++.
     "abs",
     "alignas",
@@ -124,7 +125,10 @@ pub(super) fn renamed(program: &TileProgram) -> TileProgram {
         .chain(program.tiles.iter_mut().map(|t| &mut t.name))
         .chain(&mut program.vars);
     for name in names {
-        if RESERVED.contains(&name.as_str()) || name.ends_with('_') || name.starts_with("stage_of_") {
+        if RESERVED.contains(&name.as_str())
+            || name.ends_with('_')
+            || ["stage_of_", "lane_of_"].iter().any(|own| name.starts_with(own))
+        {
             name.push('_');
         }
     }

@@ -1,8 +1,14 @@
 //! Scalar expressions, parameters and variables.
 
 use super::Cx;
+use super::fragment::let_stmt;
 use crate::thread::{self, Expr, Intrinsic, ParamTy, Ty};
 use crate::tile::{self, Binary, ParamKind, TileId, Unary, VarId};
+
+/// Lanes of a warp.
+const WARP: usize = 32;
+/// The loop in which the lanes of a warp go through values in turns.
+const TURN: &str = "warps_turn";
 
 /// What stands for the leaves that only a map has.
 pub(super) struct Element<'a> {
@@ -40,6 +46,41 @@ impl Cx<'_> {
             name: self.var_name(var).to_string(),
             value: self.scalar(value),
         }
+    }
+
+    /// The declaration of a sum: each warp adds up all values, each lane every 32nd, so that no barrier is needed.
+    pub(super) fn sum(&self, var: VarId, index: VarId, count: &tile::Expr, value: &tile::Expr) -> Vec<thread::Stmt> {
+        let (index, count) = (self.var_name(index), self.scalar(count));
+        let of_lane = format!("lane_of_{}", self.var_name(var));
+        let sum = || Expr::register(&of_lane, Expr::Int(0));
+        let set = |value: Expr| thread::Stmt::Set {
+            name: of_lane.clone(),
+            at: Expr::Int(0),
+            value,
+        };
+        let body = vec![
+            let_stmt(Ty::I32, index, Expr::name(TURN) * WARP + Expr::name("lane")),
+            thread::Stmt::If {
+                cond: Expr::name(index).lt(count.clone()),
+                body: vec![set(sum() + self.scalar(value))],
+            },
+        ];
+        vec![
+            thread::Stmt::Array {
+                ty: Ty::I32,
+                name: of_lane.clone(),
+                len: 1,
+            },
+            set(Expr::Int(0)),
+            thread::Stmt::For {
+                var: TURN.to_string(),
+                start: Expr::Int(0),
+                end: (count + (WARP - 1)) / WARP,
+                unroll: 4,
+                body,
+            },
+            let_stmt(Ty::I32, self.var_name(var), Expr::call(Intrinsic::WarpSum, [sum()])),
+        ]
     }
 
     pub(super) fn var_name(&self, var: VarId) -> &str {

@@ -147,7 +147,7 @@ impl Expr {
     }
 
     /// self / n where self is a sum of products that n divides without looking at any value.
-    fn divided(&self, n: i64) -> Option<Expr> {
+    pub(crate) fn divided(&self, n: i64) -> Option<Expr> {
         match self {
             Expr::Int(a) if a % n == 0 => Some(Expr::Int(a / n)),
             Expr::Binary(Binary::Mul, a, b) => match (a.as_ref(), b.as_ref()) {

@@ -49,6 +49,8 @@ pub enum Intrinsic {
     Rsqrt,
     /// The float of lane `lane ^ mask`: (x, mask).
     ShuffleXor,
+    /// The sum of an i32 over the lanes of a warp, all of which are there: (x).
+    WarpSum,
     /// A 16-bit or 32-bit memory element as f32: (element).
     ToFloat(DType),
     /// An f32 rounded to nearest even to the element type: (x).

@@ -140,7 +140,7 @@ fn operands(intrinsic: Intrinsic, found: usize) -> Result<(), String> {
     use Intrinsic::*;
     let wanted = match intrinsic {
         CopyCommit | CopyWait(_) | Barrier => 0,
-        Exp2 | Log2 | Rsqrt | ToFloat(_) | FromFloat(_) | LoadSharedF32 | LoadShared16 => 1,
+        Exp2 | Log2 | Rsqrt | WarpSum | ToFloat(_) | FromFloat(_) | LoadSharedF32 | LoadShared16 => 1,
         ShuffleXor | Pack2(_) | StoreSharedF32 | StoreShared32 | StoreShared16 => 2,
         StoreGlobal16x2 | LoadMatrix4 | LoadMatrix4Transposed | LoadMatrix2 | LoadMatrix2Transposed => 3,
         StoreGlobalF32x2 | CopyAsync(..) => 4,

@@ -189,6 +189,7 @@ fn step(tokens: usize, d: usize, d_latent: usize) -> Vec<Stmt> {
         Stmt::Gemm {
             acc: S,
             a: Q_S,
+            a_start: 0.into(),
             b: KV,
             layout: BLayout::Nk,
             b_cols: 0..d,
@@ -231,6 +232,7 @@ fn step(tokens: usize, d: usize, d_latent: usize) -> Vec<Stmt> {
         Stmt::Gemm {
             acc: O,
             a: PROB,
+            a_start: 0.into(),
             b: KV,
             layout: BLayout::Kn,
             b_cols: 0..d_latent,

@@ -14,6 +14,7 @@ mod verify;
 
 pub use expr::{Axis, Binary, Columns, Expr, Unary};
 pub use launch::{Arg, Launch, LaunchError};
+pub(crate) use text::expr_text;
 pub use text::stmt_text;
 pub use verify::{Fault, ScalarKind, TileError, verify};
 
@@ -172,6 +173,16 @@ pub enum BLayout {
     Kn,
 }
 
+impl BLayout {
+    /// The k of a gemm that uses the columns `b_cols` of `b`.
+    pub fn depth(self, b: &Tile, b_cols: &Columns) -> usize {
+        match self {
+            BLayout::Nk => b_cols.len(),
+            BLayout::Kn => b.rows,
+        }
+    }
+}
+
 /// A row reduction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReduceOp {
@@ -191,6 +202,17 @@ pub enum Stmt {
         /// The variable.
         var: VarId,
         /// Its value.
+        value: Expr,
+    },
+    /// Binds an integer sum for the rest of the enclosing body: of `value` for index in 0..count, 0 where there is none.
+    Sum {
+        /// The variable.
+        var: VarId,
+        /// The index, in scope in `value` alone.
+        index: VarId,
+        /// How many values there are.
+        count: Expr,
+        /// The values: integers.
         value: Expr,
     },
     /// Runs the body for var in start..end. Bodies run in order, whatever overlap a backend makes.
@@ -248,17 +270,20 @@ pub enum Stmt {
         /// The value.
         value: f32,
     },
-    /// acc += a · b in f32, over all columns of a (all k of b); b may be cut to the columns `b_cols` (Kn only).
+    /// acc += a · b in f32, over as many columns of a as b has of k ([`BLayout::depth`]).
     Gemm {
         /// Fragment \[m, n\].
         acc: TileId,
-        /// Shared \[m, k\].
+        /// Shared \[m, >= k\].
         a: TileId,
-        /// Shared \[n, k\] or \[k, >= n\].
+        /// First column of a that is used: what stays in shared memory whole is multiplied piece by piece. `a_start + k`
+        /// is at most the columns of a.
+        a_start: Expr,
+        /// Shared \[n, >= k\] or \[k, >= n\].
         b: TileId,
         /// Which.
         layout: BLayout,
-        /// The columns of b that are used: all of them for Nk, n of them for Kn.
+        /// The columns of b that are used: k of them for Nk, n of them for Kn.
         b_cols: Columns,
     },
     /// Each element of dst becomes the expression's value there. Operands have dst's shape, or are row vectors.

@@ -46,6 +46,15 @@ pub fn stmt_text(program: &TileProgram, stmt: &Stmt) -> String {
     match stmt {
         Stmt::Comment(words) => format!("# {}", one_line(words)),
         Stmt::Let { var, value } => format!("let {} = {}", var_name(p, *var), expr(value)),
+        Stmt::Sum {
+            var,
+            index,
+            count,
+            value,
+        } => {
+            let (var, index) = (var_name(p, *var), var_name(p, *index));
+            format!("let {var} = sum {index} in 0..{}: {}", tight(p, count), expr(value))
+        }
         Stmt::For {
             var,
             start,
@@ -68,16 +77,19 @@ pub fn stmt_text(program: &TileProgram, stmt: &Stmt) -> String {
         Stmt::Gemm {
             acc,
             a,
+            a_start,
             b,
             layout,
             b_cols,
         } => {
+            let depth = p.tiles.get(b.0).map_or(0, |b| layout.depth(b, b_cols));
+            let a = depth_text(p, *a, a_start, depth);
             let b = part_text(p, *b, b_cols);
             let b = match layout {
                 BLayout::Nk => format!("transpose({b})"),
                 BLayout::Kn => b,
             };
-            format!("gemm {} += {} * {b}", name(acc), name(a))
+            format!("gemm {} += {a} * {b}", name(acc))
         }
         Stmt::Map { dst, value } => format!("map {} <- {}", name(dst), expr(value)),
         Stmt::Reduce { op, dst, src } => {
@@ -103,7 +115,7 @@ pub fn stmt_text(program: &TileProgram, stmt: &Stmt) -> String {
 }
 
 /// An expression, on one line.
-pub(super) fn expr_text(program: &TileProgram, expr: &Expr) -> String {
+pub(crate) fn expr_text(program: &TileProgram, expr: &Expr) -> String {
     bound_text(program, expr, 0)
 }
 
@@ -223,6 +235,16 @@ fn part_text(program: &TileProgram, id: TileId, cols: &Columns) -> String {
         name
     } else {
         format!("{name}[:, {}..{}]", cols.start, cols.end)
+    }
+}
+
+/// The columns of a gemm's first operand; its name alone where they are all.
+fn depth_text(program: &TileProgram, id: TileId, start: &Expr, depth: usize) -> String {
+    let name = tile_name(program, id);
+    match start {
+        Expr::Int(0) if program.tiles.get(id.0).is_some_and(|tile| tile.cols == depth) => name,
+        Expr::Int(start) => format!("{name}[:, {start}..{}]", start.saturating_add_unsigned(depth as u64)),
+        start => format!("{name}[:, {}.. + {depth}]", tight(program, start)),
     }
 }
 
@@ -462,6 +484,27 @@ tile_program mla_tiny(q: bf16 read, cache: bf16 read, block_table: i32 read, kv_
             "for t in 0..(len + 15) / 16 pipelined"
         );
         assert_eq!(stmt_text(&p, &Stmt::Comment("two\n  lines".to_string())), "# two lines");
+    }
+
+    #[test]
+    fn a_gemm_shows_the_columns_of_a_where_they_are_not_all() {
+        let p = attention();
+        let gemm = |a_start: Expr| {
+            let gemm = Stmt::Gemm {
+                acc: example::S,
+                a: example::Q_S,
+                a_start,
+                b: example::KV,
+                layout: BLayout::Nk,
+                b_cols: 0..16,
+            };
+            stmt_text(&p, &gemm)
+        };
+        assert_eq!(gemm(32.into()), "gemm s += q_s[:, 32..48] * transpose(kv[:, 0..16])");
+        assert_eq!(
+            gemm(Expr::from(TILE) * 16),
+            "gemm s += q_s[:, t*16.. + 16] * transpose(kv[:, 0..16])"
+        );
     }
 
     #[test]

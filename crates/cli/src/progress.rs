@@ -14,8 +14,17 @@ pub struct Progress {
 impl Progress {
     /// `steps` of work, named in the plural.
     pub fn start(what: &str, steps: usize) -> Progress {
+        Progress::new(what, steps, "{spinner} {msg} {pos}/{len} [{elapsed}]")
+    }
+
+    /// Bytes of work, so many as is told on the way.
+    pub fn of_bytes(what: &str) -> Progress {
+        Progress::new(what, 0, "{spinner} {msg} {bar:30} {bytes}/{total_bytes} [{elapsed}]")
+    }
+
+    fn new(what: &str, steps: usize, template: &str) -> Progress {
         let bar = ProgressBar::with_draw_target(Some(steps as u64), ProgressDrawTarget::hidden());
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {pos}/{len} [{elapsed}]") {
+        if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
         bar.set_message(what.to_string());
@@ -39,6 +48,12 @@ impl Progress {
     pub fn step_of(&self, steps: usize) {
         self.bar.set_length(steps as u64);
         self.step();
+    }
+
+    /// So much is done of so much.
+    pub fn reached(&self, done: usize, of: usize) {
+        self.bar.set_length(of as u64);
+        self.bar.set_position(done as u64);
     }
 }
 

@@ -77,6 +77,31 @@ fn plans_name_kernels_buffers_and_schedules() {
 }
 
 #[test]
+fn plans_tell_how_buffers_share_memory() {
+    let memory = &good(&decode(&["--stage", "plan", "--format", "json"])).json()["memory"];
+    let [bytes, separate] = ["bytes", "bytes_without_reuse"].map(|field| memory[field].as_u64().unwrap());
+    assert!(0 < bytes && bytes < separate, "{memory}");
+    let buffers = memory["buffers"].as_array().unwrap();
+    let partial = buffers
+        .iter()
+        .find(|buffer| buffer["name"] == "attention_partial")
+        .unwrap();
+    assert_eq!(
+        (&partial["first"], &partial["last"]),
+        (&"attention".into(), &"combine".into())
+    );
+    let end = |buffer: &Value| buffer["offset"].as_u64().unwrap() + buffer["bytes"].as_u64().unwrap();
+    assert!(buffers.iter().all(|buffer| end(buffer) <= bytes));
+    let text = good(&decode(&["--stage", "plan"])).stdout;
+    let line = format!("\nmemory between kernels: {bytes} bytes, {separate} without reuse\n");
+    assert!(
+        text.contains(&line) && text.contains("temp, attention to combine\n"),
+        "{text}"
+    );
+    assert!(text.contains("\nwith B = 1, ") && text.contains(", Z = "), "{text}");
+}
+
+#[test]
 fn a_plan_is_drawn_as_a_graph() {
     let dot = good(&decode(&["--stage", "plan", "--graphviz"])).stdout;
     assert!(dot.starts_with("digraph") && dot.ends_with("}\n"), "{dot}");

@@ -22,6 +22,12 @@ pub(crate) enum Step {
         var: usize,
         value: Scalar,
     },
+    Sum {
+        var: usize,
+        index: usize,
+        count: Scalar,
+        value: Scalar,
+    },
     For {
         var: usize,
         start: Scalar,
@@ -67,8 +73,11 @@ pub(crate) enum Step {
 pub(crate) struct GemmStep {
     pub(crate) acc: Slot,
     pub(crate) a: Slot,
+    /// First column of a that is used.
+    pub(crate) a_start: Scalar,
     pub(crate) b: Slot,
     pub(crate) layout: BLayout,
+    pub(crate) depth: usize,
     /// First column of b that is used.
     pub(crate) b_col: usize,
     pub(crate) a_present: Range<usize>,
@@ -139,6 +148,19 @@ impl Block<'_> {
     fn step(&mut self, step: &Step) -> Result<Flow, Fault> {
         match step {
             Step::Let { var, value } => self.work.vars[*var] = self.scalar(value)?,
+            Step::Sum {
+                var,
+                index,
+                count,
+                value,
+            } => {
+                let mut sum = 0i64;
+                for i in 0..self.scalar(count)? {
+                    self.work.vars[*index] = i;
+                    sum = sum.checked_add(self.scalar(value)?).ok_or(Fault::Overflow)?;
+                }
+                self.work.vars[*var] = sum;
+            }
             Step::For { var, start, end, body } => {
                 for i in self.scalar(start)?..self.scalar(end)? {
                     self.work.vars[*var] = i;
@@ -173,7 +195,7 @@ impl Block<'_> {
             Step::Fill { dst, value } => {
                 (0..dst.rows).for_each(|row| self.arena[dst.row(row, 0..dst.cols)].fill(*value));
             }
-            Step::Gemm(step) => self.gemm(step),
+            Step::Gemm(step) => self.gemm(step)?,
             Step::Map(map) => {
                 let env = env(self.launch, self.block, &self.work.vars);
                 map.run(self.launch.level, &env, self.arena, &mut self.work.registers)?;
@@ -205,19 +227,27 @@ impl Block<'_> {
         }
     }
 
-    fn gemm(&mut self, step: &GemmStep) {
+    fn gemm(&mut self, step: &GemmStep) -> Result<(), Fault> {
         let GemmStep {
             acc,
             a,
             b,
             layout,
+            depth,
             b_col,
             ..
         } = *step;
+        let start = self.scalar(&step.a_start)?;
+        let fits = |start: &usize| *start <= a.cols - depth;
+        let a_col = usize::try_from(start).ok().filter(fits).ok_or(Fault::Columns {
+            start,
+            depth,
+            cols: a.cols,
+        })?;
         let mut sizes = Sizes {
             m: acc.rows,
             n: acc.cols,
-            k: a.cols,
+            k: depth,
         };
         if !self.launch.poison {
             sizes.m = sizes.m.min(self.present(&step.a_present));
@@ -235,7 +265,7 @@ impl Block<'_> {
             None => &before[slot.range()],
         };
         let a = Matrix {
-            data: part(a),
+            data: &part(a)[a_col..],
             stride: a.stride,
         };
         let b = Matrix {
@@ -254,6 +284,7 @@ impl Block<'_> {
             layout,
             &mut self.work.panel,
         );
+        Ok(())
     }
 
     /// Rows of a tile that may be other than zero; `usize::MAX` where that is not known.

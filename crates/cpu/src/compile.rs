@@ -182,6 +182,21 @@ impl Compiler<'_> {
                     value: self.scalar(value),
                 }
             }
+            Stmt::Sum {
+                var,
+                index,
+                count,
+                value,
+            } => {
+                self.names.vars[var.0] = Kind::Int;
+                self.names.vars[index.0] = Kind::Int;
+                Step::Sum {
+                    var: var.0,
+                    index: index.0,
+                    count: self.scalar(count),
+                    value: self.scalar(value),
+                }
+            }
             Stmt::For {
                 var,
                 start,
@@ -210,10 +225,11 @@ impl Compiler<'_> {
             Stmt::Gemm {
                 acc,
                 a,
+                a_start,
                 b,
                 layout,
                 b_cols,
-            } => self.gemm([*acc, *a, *b], *layout, b_cols),
+            } => self.gemm([*acc, *a, *b], a_start, *layout, b_cols),
             Stmt::Map { dst, value } => self.map(*dst, value),
             Stmt::Reduce { op, dst, src } => Step::Reduce {
                 op: *op,
@@ -279,12 +295,14 @@ impl Compiler<'_> {
         })
     }
 
-    fn gemm(&self, [acc, a, b]: [TileId; 3], layout: BLayout, b_cols: &Range<usize>) -> Step {
+    fn gemm(&self, [acc, a, b]: [TileId; 3], a_start: &Expr, layout: BLayout, b_cols: &Range<usize>) -> Step {
         Step::Gemm(Box::new(GemmStep {
             acc: self.slot(acc),
             a: self.slot(a),
+            a_start: self.scalar(a_start),
             b: self.slot(b),
             layout,
+            depth: layout.depth(self.names.program.tile(b), b_cols),
             b_col: b_cols.start,
             a_present: self.counters.of(a),
             b_present: self.counters.of(b),

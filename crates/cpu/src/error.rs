@@ -59,8 +59,8 @@ pub enum CpuError {
         /// Buffers given.
         got: usize,
     },
-    /// One buffer is bound to two parameters that do not both read it, nor both write it as the same type.
-    #[error("kernel {kernel}: {first} and {second} are bound to the same buffer, which one of them writes")]
+    /// The same bytes are bound to two parameters that do not both read them, nor both write them as the same type.
+    #[error("kernel {kernel}: {first} and {second} are bound to the same bytes, which one of them writes")]
     Alias {
         /// The kernel.
         kernel: String,
@@ -121,6 +121,18 @@ pub enum CpuError {
         /// What it holds.
         page: i64,
     },
+    /// A gemm that uses columns of a tile that it does not have.
+    #[error("kernel {kernel}: a gemm uses {depth} columns from column {start} on of a tile of {cols}")]
+    Columns {
+        /// The kernel.
+        kernel: String,
+        /// The first.
+        start: i64,
+        /// How many.
+        depth: usize,
+        /// Columns of the tile.
+        cols: usize,
+    },
     /// An integer division or remainder by zero.
     #[error("kernel {kernel}: division by zero")]
     DivideByZero {
@@ -132,6 +144,16 @@ pub enum CpuError {
     Overflow {
         /// The kernel.
         kernel: String,
+    },
+    /// A part that reaches past a buffer's end, or does not start at a cache line.
+    #[error("{bytes} bytes from {offset} on are no part of a buffer of {buffer} bytes: parts start at multiples of 64")]
+    Part {
+        /// The part's first byte.
+        offset: usize,
+        /// Its bytes.
+        bytes: usize,
+        /// Bytes of the buffer.
+        buffer: usize,
     },
     /// A host copy that reaches past a buffer's end.
     #[error("bytes {offset}..{offset}+{len} are outside a buffer of {buffer} bytes")]
@@ -153,4 +175,5 @@ pub(crate) enum Fault {
     OutOfBounds { tensor: usize, index: i64 },
     Misaligned { tensor: usize, index: i64, align: usize },
     Page { table: usize, entry: i64, page: i64 },
+    Columns { start: i64, depth: usize, cols: usize },
 }

@@ -6,11 +6,12 @@ use std::sync::{Mutex, PoisonError};
 use mlafuse_codegen::tile::{Access, TileProgram, verify};
 use mlafuse_ir::size::{Dims, Symbol};
 
+use crate::binding::Held;
 use crate::block::{Launch, Step};
 use crate::convert::Element;
 use crate::error::Fault;
 use crate::expr::{At, Env, Scalar};
-use crate::memory::{Bound, ReadLock, WriteLock};
+use crate::memory::Bound;
 use crate::scratch::{Needs, with_scratch};
 use crate::{CpuBuffer, CpuError, Level, compile};
 
@@ -99,8 +100,8 @@ impl CpuKernel {
     /// one's error is given; what the outputs then hold is unspecified.
     pub fn launch(&self, dims: &Dims, tensors: &[&CpuBuffer]) -> Result<(), CpuError> {
         let params = self.params(dims)?;
-        let mut locks = self.lock(tensors)?;
-        let bound = self.bind(tensors, &mut locks);
+        let mut held = Held::lock(&self.name, &self.tensors, tensors)?;
+        let bound = held.bind();
         let grid = self.grid(&params)?;
         let blocks = self.blocks(grid)?;
         tracing::trace!(kernel = %self.name, ?grid, level = ?self.options.level, "launch");
@@ -192,59 +193,6 @@ impl CpuKernel {
         blocks.ok_or_else(error)
     }
 
-    /// Locks each buffer once, in the order of the parameters.
-    fn lock<'a>(&self, tensors: &[&'a CpuBuffer]) -> Result<Vec<Lock<'a>>, CpuError> {
-        let kernel = || self.name.clone();
-        if tensors.len() != self.tensors.len() {
-            return Err(CpuError::TensorCount {
-                kernel: kernel(),
-                expected: self.tensors.len(),
-                got: tensors.len(),
-            });
-        }
-        let mut locks = Vec::with_capacity(tensors.len());
-        for (i, (param, buffer)) in self.tensors.iter().zip(tensors).enumerate() {
-            let busy = || CpuError::Busy {
-                kernel: kernel(),
-                tensor: param.name.clone(),
-            };
-            let earlier = (0..i).find(|&j| std::ptr::eq(tensors[j], *buffer));
-            let lock = match (earlier.map(|j| (j, &self.tensors[j])), param.access) {
-                (None, Access::Write) => Lock::Write(buffer.lock_write().ok_or_else(busy)?),
-                (None, Access::Read) => Lock::Read(buffer.lock_read().ok_or_else(busy)?),
-                (Some((j, first)), Access::Write)
-                    if first.access == Access::Write && first.element == param.element =>
-                {
-                    Lock::Same(j)
-                }
-                (Some((j, first)), Access::Read) if first.access == Access::Read => Lock::Same(j),
-                (Some((_, first)), _) => {
-                    return Err(CpuError::Alias {
-                        kernel: kernel(),
-                        first: first.name.clone(),
-                        second: param.name.clone(),
-                    });
-                }
-            };
-            locks.push(lock);
-        }
-        Ok(locks)
-    }
-
-    fn bind<'a>(&self, tensors: &[&CpuBuffer], locks: &'a mut [Lock<'_>]) -> Vec<Bound<'a>> {
-        debug_assert_eq!(tensors.len(), locks.len());
-        let mut bound: Vec<Bound<'a>> = Vec::with_capacity(locks.len());
-        for lock in locks {
-            let next = match lock {
-                Lock::Read(lock) => Bound::Read(lock.bytes()),
-                Lock::Write(lock) => Bound::Write(lock.stores()),
-                Lock::Same(j) => bound[*j],
-            };
-            bound.push(next);
-        }
-        bound
-    }
-
     /// `fault` with the names of this kernel.
     fn error(&self, fault: Fault, bound: &[Bound<'_>]) -> CpuError {
         let kernel = self.name.clone();
@@ -268,6 +216,12 @@ impl CpuKernel {
                 index,
                 align,
             },
+            Fault::Columns { start, depth, cols } => CpuError::Columns {
+                kernel,
+                start,
+                depth,
+                cols,
+            },
             Fault::Page { table, entry, page } => CpuError::Page {
                 kernel,
                 table: name(table),
@@ -276,14 +230,6 @@ impl CpuKernel {
             },
         }
     }
-}
-
-/// A buffer held for a launch.
-enum Lock<'a> {
-    Read(ReadLock<'a>),
-    Write(WriteLock<'a>),
-    /// The buffer that an earlier parameter holds.
-    Same(usize),
 }
 
 /// The blocks that are left, and the first failure.

@@ -1,75 +1,94 @@
 //! Device memory of the CPU: byte buffers that a launch may read and write from many threads.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
 use crate::CpuError;
 
-/// A cache line, the alignment of every buffer.
+/// Bytes that every buffer, and every part of one, is aligned to: a cache line.
+const ALIGN: usize = 64;
+
+/// A cache line.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Line([u8; 64]);
+pub(crate) struct Line([u8; ALIGN]);
 
-struct Storage {
-    lines: Vec<Line>,
-    len: usize,
+fn bytes_of(lines: &[Line]) -> &[u8] {
+    // SAFETY: lines are initialised, contiguous bytes without padding.
+    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), ALIGN * lines.len()) }
 }
 
-impl Storage {
-    fn bytes(&self) -> &[u8] {
-        // SAFETY: the lines are initialised, contiguous bytes without padding, at least `len` of them.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as in `bytes`; the lines are borrowed uniquely, and any byte is a valid u8.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
-    }
+fn bytes_of_mut(lines: &mut [Line]) -> &mut [u8] {
+    // SAFETY: as in `bytes_of`; the lines are borrowed uniquely, and any byte is a valid u8.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), ALIGN * lines.len()) }
 }
 
-/// A buffer of bytes, 64-byte aligned, without an element type: a kernel's parameter says how it is read.
+/// A buffer of bytes, 64-byte aligned, without an element type: a kernel's parameter says how it is read. Clones are the
+/// same memory, and so is a part of it.
 ///
-/// Elements are in the machine's byte order. A launch locks each buffer it is given, for reading or for writing, and fails
+/// Elements are in the machine's byte order. A launch locks the memory it is given, for reading or for writing, and fails
 /// with [`CpuError::Busy`] rather than wait; host copies wait.
-pub struct CpuBuffer(RwLock<Storage>);
+#[derive(Clone)]
+pub struct CpuBuffer {
+    memory: Arc<RwLock<Vec<Line>>>,
+    /// Bytes of the memory that are this buffer's.
+    range: Range<usize>,
+}
 
 impl CpuBuffer {
     /// A buffer of `bytes` zero bytes.
     pub fn zeroed(bytes: usize) -> CpuBuffer {
-        let lines = vec![Line([0; 64]); bytes.div_ceil(64)];
-        CpuBuffer(RwLock::new(Storage { lines, len: bytes }))
+        let lines = vec![Line([0; ALIGN]); bytes.div_ceil(ALIGN)];
+        CpuBuffer {
+            memory: Arc::new(RwLock::new(lines)),
+            range: 0..bytes,
+        }
     }
 
     /// A buffer that holds a copy of `bytes`.
     pub fn from_bytes(bytes: &[u8]) -> CpuBuffer {
-        let mut lines = vec![Line([0; 64]); bytes.len().div_ceil(64)];
-        lines
-            .as_mut_slice()
-            .iter_mut()
-            .zip(bytes.chunks(64))
-            .for_each(|(line, part)| {
-                line.0.iter_mut().zip(part).for_each(|(to, from)| *to = *from);
-            });
-        CpuBuffer(RwLock::new(Storage {
-            lines,
-            len: bytes.len(),
-        }))
+        let mut lines = vec![Line([0; ALIGN]); bytes.len().div_ceil(ALIGN)];
+        bytes_of_mut(&mut lines)[..bytes.len()].copy_from_slice(bytes);
+        CpuBuffer {
+            memory: Arc::new(RwLock::new(lines)),
+            range: 0..bytes.len(),
+        }
+    }
+
+    /// The `bytes` bytes from `offset` on, a multiple of 64, as a buffer of their own. A launch may read one part and
+    /// write another that does not overlap it; launches at the same time may not use the same memory, whatever the parts.
+    ///
+    /// # Errors
+    /// [`CpuError::Part`] where that reaches past the end, or `offset` is no such multiple.
+    pub fn part(&self, offset: usize, bytes: usize) -> Result<CpuBuffer, CpuError> {
+        let inside = offset.checked_add(bytes).is_some_and(|end| end <= self.len());
+        if !inside || !offset.is_multiple_of(ALIGN) {
+            let buffer = self.len();
+            return Err(CpuError::Part { offset, bytes, buffer });
+        }
+        let start = self.range.start + offset;
+        Ok(CpuBuffer {
+            memory: Arc::clone(&self.memory),
+            range: start..start + bytes,
+        })
     }
 
     /// Its length in bytes.
     pub fn len(&self) -> usize {
-        self.read().len
+        self.range.len()
     }
 
     /// Whether it has no bytes.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.range.is_empty()
     }
 
     /// A copy of all its bytes.
     pub fn bytes(&self) -> Vec<u8> {
-        self.read().bytes().to_vec()
+        let lines = self.memory.read().unwrap_or_else(PoisonError::into_inner);
+        bytes_of(&lines)[self.range.clone()].to_vec()
     }
 
     /// Copies the bytes from `offset` on into `out`.
@@ -77,13 +96,9 @@ impl CpuBuffer {
     /// # Errors
     /// [`CpuError::HostRange`] where that reaches past the end.
     pub fn read_bytes(&self, offset: usize, out: &mut [u8]) -> Result<(), CpuError> {
-        let storage = self.read();
-        let range = host_range(offset, out.len(), storage.len)?;
-        storage
-            .bytes()
-            .get(range)
-            .into_iter()
-            .for_each(|from| out.copy_from_slice(from));
+        let range = self.host_range(offset, out.len())?;
+        let lines = self.memory.read().unwrap_or_else(PoisonError::into_inner);
+        out.copy_from_slice(&bytes_of(&lines)[range]);
         Ok(())
     }
 
@@ -92,32 +107,49 @@ impl CpuBuffer {
     /// # Errors
     /// [`CpuError::HostRange`] where that reaches past the end.
     pub fn write_bytes(&self, offset: usize, from: &[u8]) -> Result<(), CpuError> {
-        let mut storage = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let range = host_range(offset, from.len(), storage.len)?;
-        storage
-            .bytes_mut()
-            .get_mut(range)
-            .into_iter()
-            .for_each(|to| to.copy_from_slice(from));
+        let range = self.host_range(offset, from.len())?;
+        let mut lines = self.memory.write().unwrap_or_else(PoisonError::into_inner);
+        bytes_of_mut(&mut lines)[range].copy_from_slice(from);
         Ok(())
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Storage> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    /// Where in the memory `len` bytes from `offset` on are.
+    fn host_range(&self, offset: usize, len: usize) -> Result<Range<usize>, CpuError> {
+        let buffer = self.len();
+        match offset.checked_add(len) {
+            Some(end) if end <= buffer => Ok(self.range.start + offset..self.range.start + end),
+            _ => Err(CpuError::HostRange { offset, len, buffer }),
+        }
     }
 
-    /// A lock for a launch that reads this buffer; `None` while another launch writes it.
+    /// Its bytes in the memory that it is a part of.
+    pub(crate) fn range(&self) -> Range<usize> {
+        self.range.clone()
+    }
+
+    /// Whether the two are parts of the same memory.
+    pub(crate) fn same_memory(&self, other: &CpuBuffer) -> bool {
+        Arc::ptr_eq(&self.memory, &other.memory)
+    }
+
+    /// Whether the two have a byte in common.
+    pub(crate) fn overlaps(&self, other: &CpuBuffer) -> bool {
+        let (a, b) = (&self.range, &other.range);
+        self.same_memory(other) && a.start.max(b.start) < a.end.min(b.end)
+    }
+
+    /// A lock for a launch that only reads the memory; `None` while another launch writes it.
     pub(crate) fn lock_read(&self) -> Option<ReadLock<'_>> {
-        match self.0.try_read() {
+        match self.memory.try_read() {
             Ok(guard) => Some(ReadLock(guard)),
             Err(TryLockError::Poisoned(error)) => Some(ReadLock(error.into_inner())),
             Err(TryLockError::WouldBlock) => None,
         }
     }
 
-    /// A lock for a launch that writes this buffer; `None` while any other launch uses it.
+    /// A lock for a launch that writes the memory; `None` while any other launch uses it.
     pub(crate) fn lock_write(&self) -> Option<WriteLock<'_>> {
-        match self.0.try_write() {
+        match self.memory.try_write() {
             Ok(guard) => Some(WriteLock(guard)),
             Err(TryLockError::Poisoned(error)) => Some(WriteLock(error.into_inner())),
             Err(TryLockError::WouldBlock) => None,
@@ -131,29 +163,23 @@ impl std::fmt::Debug for CpuBuffer {
     }
 }
 
-fn host_range(offset: usize, len: usize, buffer: usize) -> Result<std::ops::Range<usize>, CpuError> {
-    match offset.checked_add(len) {
-        Some(end) if end <= buffer => Ok(offset..end),
-        _ => Err(CpuError::HostRange { offset, len, buffer }),
-    }
-}
-
-/// Holds a buffer for reading.
-pub(crate) struct ReadLock<'a>(RwLockReadGuard<'a, Storage>);
+/// Holds memory for reading.
+pub(crate) struct ReadLock<'a>(RwLockReadGuard<'a, Vec<Line>>);
 
 impl ReadLock<'_> {
+    /// All of its bytes.
     pub(crate) fn bytes(&self) -> &[u8] {
-        self.0.bytes()
+        bytes_of(&self.0)
     }
 }
 
-/// Holds a buffer for writing.
-pub(crate) struct WriteLock<'a>(RwLockWriteGuard<'a, Storage>);
+/// Holds memory for writing.
+pub(crate) struct WriteLock<'a>(RwLockWriteGuard<'a, Vec<Line>>);
 
 impl WriteLock<'_> {
-    /// A handle through which many threads may store.
+    /// A handle through which many threads may store to all of its bytes.
     pub(crate) fn stores(&mut self) -> Stores<'_> {
-        let bytes = self.0.bytes_mut();
+        let bytes = bytes_of_mut(&mut self.0);
         Stores {
             start: bytes.as_mut_ptr(),
             len: bytes.len(),
@@ -177,6 +203,27 @@ unsafe impl Send for Stores<'_> {}
 unsafe impl Sync for Stores<'_> {}
 
 impl<'a> Stores<'a> {
+    /// The part of it that is `buffer`'s.
+    pub(crate) fn part(self, buffer: &CpuBuffer) -> Stores<'a> {
+        let range = buffer.range();
+        assert!(range.end <= self.len);
+        Stores {
+            // SAFETY: no further than the end of the memory that `start` points into.
+            start: unsafe { self.start.add(range.start) },
+            len: range.len(),
+            borrow: PhantomData,
+        }
+    }
+
+    /// Its bytes, to be read instead of stored to.
+    ///
+    /// # Safety
+    /// Nothing stores to them during 'a.
+    pub(crate) unsafe fn into_bytes(self) -> &'a [u8] {
+        // SAFETY: they are initialised, and borrowed for 'a, in which nothing stores to them.
+        unsafe { std::slice::from_raw_parts(self.start, self.len) }
+    }
+
     /// Its length in bytes.
     pub(crate) fn len(&self) -> usize {
         self.len
@@ -184,7 +231,7 @@ impl<'a> Stores<'a> {
 
     /// Its whole 2-byte elements.
     pub(crate) fn halves(&self) -> &'a [AtomicU16] {
-        // SAFETY: the buffer is 64-byte aligned, has at least len / 2 · 2 bytes, and is borrowed uniquely for 'a, in which
+        // SAFETY: the part is 64-byte aligned, has at least len / 2 · 2 bytes, and is borrowed uniquely for 'a, in which
         // only atomics reach it.
         unsafe { std::slice::from_raw_parts(self.start.cast(), self.len / 2) }
     }
@@ -249,6 +296,24 @@ mod tests {
         buffer.write_bytes(1, &[9, 8]).unwrap();
         assert_eq!(buffer.bytes(), [1, 9, 8, 4, 5]);
         assert_eq!(CpuBuffer::zeroed(70).bytes(), [0; 70]);
+    }
+
+    #[test]
+    fn parts_are_the_same_memory() {
+        let whole = CpuBuffer::zeroed(200);
+        let part = whole.part(64, 100).unwrap();
+        part.write_bytes(1, &[7]).unwrap();
+        assert_eq!((whole.bytes()[65], part.bytes()[1], part.len()), (7, 7, 100));
+        let inner = part.part(64, 36).unwrap();
+        inner.write_bytes(35, &[9]).unwrap();
+        assert_eq!(whole.bytes()[163], 9);
+        assert!(inner.overlaps(&part) && !inner.overlaps(&whole.part(0, 128).unwrap()));
+        assert!(!inner.overlaps(&part.part(64, 0).unwrap()) && !inner.overlaps(&CpuBuffer::zeroed(200)));
+        for (offset, bytes) in [(32, 8), (64, 37), (128, 0), (usize::MAX - 63, 64)] {
+            assert!(part.part(offset, bytes).is_err(), "{offset} {bytes}");
+        }
+        let error = part.write_bytes(99, &[1, 2]).unwrap_err().to_string();
+        assert_eq!(error, "bytes 99..99+2 are outside a buffer of 100 bytes");
     }
 
     #[test]

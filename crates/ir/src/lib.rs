@@ -8,6 +8,7 @@ pub mod infer;
 pub mod interp;
 pub mod layer;
 pub mod plan;
+pub mod prepare;
 pub mod presets;
 pub mod rewrite;
 pub mod rope;

@@ -15,7 +15,7 @@ impl Symbol {
     pub const B: Symbol = Symbol(b'B');
     /// New tokens a sequence.
     pub const T: Symbol = Symbol(b'T');
-    /// Cached tokens a sequence, the new ones included; the longest of the batch.
+    /// Cached tokens a sequence, the new ones included: those of the longest, or what there is room for.
     pub const S: Symbol = Symbol(b'S');
     /// Pages in the cache.
     pub const N: Symbol = Symbol(b'N');
@@ -23,8 +23,12 @@ impl Symbol {
     pub const P: Symbol = Symbol(b'P');
     /// Rows (positions) of the rope tables.
     pub const L: Symbol = Symbol(b'L');
-    /// Splits of the cached tokens in split-KV attention.
+    /// Most splits of a sequence's cached tokens in split-KV attention.
     pub const Z: Symbol = Symbol(b'Z');
+    /// Blocks that split-KV attention aims at for the whole batch, from 1.
+    pub const W: Symbol = Symbol(b'W');
+    /// Fewest cached tokens that are worth a split, from 1.
+    pub const F: Symbol = Symbol(b'F');
     /// Elements from one cache row to the next (a multiple of 16 bytes in our own caches).
     pub const R: Symbol = Symbol(b'R');
     /// Elements from one cache page to the next.

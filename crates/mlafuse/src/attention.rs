@@ -11,7 +11,8 @@ use mlafuse_ir::target::Target;
 use mlafuse_runtime::cache::KernelCache;
 use mlafuse_runtime::nvrtc::Nvrtc;
 use mlafuse_runtime::{
-    CompiledKernel, Device, DeviceSpec, Executable, KernelTime, SourceKernel, compile_region, open, region_source,
+    CompiledKernel, Device, DeviceSpec, Executable, KernelTime, SourceKernel, Splits, compile_region, open,
+    region_source,
 };
 use mlafuse_tensor::{DType, HostTensor};
 
@@ -68,12 +69,16 @@ pub struct AttentionOutput {
 /// Attention over a paged latent cache: split over the cached tokens, then combined.
 ///
 /// Query token i of a sequence sees the cached tokens j <= kv_len - q_len + i.
+///
+/// The kernels, their arguments and their grids follow from the tensors' shapes. Lengths and block tables are read on the
+/// device; the host looks at them to refuse what would lead a kernel astray.
 pub struct DecodeAttention {
     shape: AttentionShape,
     plan: Plan,
     device: Arc<dyn Device>,
-    /// By T and S, each rounded up to a power of two, and whether rows are 16-byte aligned.
-    executables: Mutex<BTreeMap<(usize, usize, bool), Arc<Executable>>>,
+    splits: Splits,
+    /// By the B, T and S that they were made for, and whether rows are 16-byte aligned.
+    executables: Mutex<BTreeMap<([usize; 3], bool), Arc<Executable>>>,
 }
 
 const LSE: &str = "lse_of_splits";
@@ -89,8 +94,19 @@ impl DecodeAttention {
             shape,
             plan,
             device: open(device)?,
+            splits: Splits::Balanced,
             executables: Mutex::default(),
         })
+    }
+
+    /// The same, with the cached tokens split in another way; balanced where nothing is said. With [`Splits::Fixed`] a
+    /// sequence's result does not depend on the other sequences of its batch, bit for bit, in launches of the same T.
+    pub fn with_splits(self, splits: Splits) -> DecodeAttention {
+        DecodeAttention {
+            splits,
+            executables: Mutex::default(),
+            ..self
+        }
     }
 
     /// What it computes.
@@ -129,11 +145,13 @@ impl DecodeAttention {
             bind(name, &HostTensor::from_i32(&[values.len()], &values)?)?;
         }
         let executable = self.executable(&sizes)?;
-        let run = executable.run(&sizes.dims(&self.shape), &bound)?;
+        let dims = sizes.dims(&self.shape);
+        let dims = self.splits.bind(&dims, sizes.room(&self.shape), device);
+        let run = executable.run(&dims, &bound)?;
         let rows = [sizes.sequences, sizes.tokens, self.shape.n_heads];
         let out_shape = [rows.as_slice(), &[self.shape.d_latent]].concat();
         let out = download(device, &run, "out", dtype, &out_shape)?.to_dtype(DType::F32);
-        let split_shape = [rows[0], run.splits, rows[1] * rows[2]];
+        let split_shape = [run.splits, rows.iter().product()];
         let of_splits = download(device, &run, LSE, DType::F32, &split_shape)?;
         let lse = HostTensor::from_f32(&rows, &combined(&of_splits)?)?;
         Ok(AttentionOutput {
@@ -173,23 +191,20 @@ impl DecodeAttention {
     }
 
     fn executable(&self, sizes: &Sizes) -> Result<Arc<Executable>, Error> {
-        let round = |n: usize| n.max(1).next_power_of_two();
         let whole = (16 / self.shape.dtype.size_bytes()).max(1);
-        let key = (
-            round(sizes.tokens),
-            round(sizes.longest),
-            sizes.row_stride.is_multiple_of(whole),
-        );
+        let class = self.splits.class(&sizes.dims(&self.shape), sizes.room(&self.shape));
+        let key = (class, sizes.row_stride.is_multiple_of(whole));
         let mut executables = self.executables.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(executable) = executables.get(&key) {
             return Ok(Arc::clone(executable));
         }
-        let plan = if key.2 {
+        let plan = if key.1 {
             self.plan.clone()
         } else {
             self.plan.clone().with_stride_align(1)
         };
-        let hint = launch_dims(sizes.sequences, key.0, key.1, self.shape.page_size);
+        let [sequences, tokens, cached] = class;
+        let hint = launch_dims(sequences, tokens, cached, self.shape.page_size);
         let executable = Arc::new(Executable::new(Arc::clone(&self.device), plan, &hint)?);
         executables.insert(key, Arc::clone(&executable));
         Ok(executable)
@@ -268,11 +283,9 @@ impl DecodeAttention {
         };
         check_lengths(inputs, sequences, tokens, table_width.saturating_mul(page_size))?;
         check_pages(inputs, table_width, page_size, pages)?;
-        let longest = inputs.kv_len.iter().copied().max().unwrap_or(0);
         Ok(Sizes {
             sequences,
             tokens,
-            longest,
             pages,
             table_width,
             row_stride,
@@ -284,15 +297,19 @@ impl DecodeAttention {
 struct Sizes {
     sequences: usize,
     tokens: usize,
-    longest: usize,
     pages: usize,
     table_width: usize,
     row_stride: usize,
 }
 
 impl Sizes {
+    /// Cached tokens of a sequence for which the block table has room.
+    fn room(&self, shape: &AttentionShape) -> usize {
+        self.table_width.saturating_mul(shape.page_size)
+    }
+
     fn dims(&self, shape: &AttentionShape) -> Dims {
-        launch_dims(self.sequences, self.tokens, self.longest, shape.page_size)
+        launch_dims(self.sequences, self.tokens, self.room(shape), shape.page_size)
             .with(Symbol::N, self.pages)
             .with(Symbol::P, self.table_width)
             .with(Symbol::R, self.row_stride)
@@ -373,27 +390,17 @@ fn check_pages(inputs: &AttentionInputs<'_>, width: usize, page_size: usize, pag
     Ok(())
 }
 
-/// log Σ exp over the splits of \[B, Z, rows\].
+/// log Σ exp over the splits of \[Z, rows\].
 fn combined(of_splits: &HostTensor) -> Result<Vec<f32>, Error> {
-    let &[sequences, splits, rows] = of_splits.shape() else {
-        return Ok(Vec::new());
-    };
+    let rows = of_splits.shape().last().copied().unwrap_or(0);
     let values = of_splits.as_f32()?;
-    let mut all = Vec::with_capacity(sequences * rows);
-    for b in 0..sequences {
-        for row in 0..rows {
-            let split = |z: usize| {
-                values
-                    .get((b * splits + z) * rows + row)
-                    .copied()
-                    .unwrap_or(f32::NEG_INFINITY)
-            };
-            let max = (0..splits).map(split).fold(f32::NEG_INFINITY, f32::max);
-            let sum: f32 = (0..splits).map(|z| (split(z) - max).exp()).sum();
-            all.push(if max == f32::NEG_INFINITY { max } else { max + sum.ln() });
-        }
-    }
-    Ok(all)
+    let of_row = |row: usize| values.iter().skip(row).step_by(rows.max(1)).copied();
+    let combine = |row: usize| {
+        let max = of_row(row).fold(f32::NEG_INFINITY, f32::max);
+        let sum: f32 = of_row(row).map(|lse| (lse - max).exp()).sum();
+        if max == f32::NEG_INFINITY { max } else { max + sum.ln() }
+    };
+    Ok((0..rows).map(combine).collect())
 }
 
 /// The fused plan of the core, with the splits' log-sum-exps as an output.

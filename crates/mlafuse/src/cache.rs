@@ -8,12 +8,13 @@ use mlafuse_runtime::{Buffer, Device};
 use mlafuse_tensor::{DType, HostTensor};
 
 use crate::Error;
-use crate::pages::{LARGEST, Pages};
+use crate::pages::{CopiedRows, LARGEST, Pages};
 
 /// The cached latents and rope keys of one layer, for a fixed number of sequences.
 ///
 /// Memory is \[pages, page_size, row_stride\]: of each token the latent (d_latent), then the rope key (d_rope), then
-/// padding to 16 bytes. Sequences take pages from a common free list as they grow. Made by
+/// padding to 16 bytes. Sequences take pages from a common free list as they grow, and may share those of a common
+/// beginning ([`PagedKvCache::fork`]). Made by
 /// [`MlaLayer::new_cache`](crate::MlaLayer::new_cache).
 pub struct PagedKvCache {
     pub(crate) pages: Pages,
@@ -124,7 +125,8 @@ impl PagedKvCache {
         self.layout.row_stride
     }
 
-    /// The block table \[B, P\], i32: page numbers of each sequence in order, -1 past its pages. P is at least 1.
+    /// The block table \[B, P\], i32: page numbers of each sequence in order; what stands past them means nothing. P is the
+    /// pages that the tokens promised to each sequence need, at least 1, doubled until the longest sequence fits.
     ///
     /// # Errors
     /// Where memory does not suffice.
@@ -168,7 +170,63 @@ impl PagedKvCache {
         grown.collect()
     }
 
-    /// Forgets a sequence's tokens and frees its pages.
+    /// Makes the empty sequence `to` a continuation of what `from` holds, as for several answers to one prompt. They share the
+    /// full pages; the last page, where it is not full, is copied, so that both may go on as they like.
+    ///
+    /// ```
+    /// # use std::collections::BTreeMap;
+    /// # use mlafuse::config::MlaConfig;
+    /// # use mlafuse::{HostTensor, LayerOptions, LayerWeights, MlaLayer, checkpoint_tensors};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let config = MlaConfig::from_inline("heads=2,d_model=8,d_latent=8,d_rope=4,d_nope=4,d_v=4,d_q_latent=none")?;
+    /// # let tensors: BTreeMap<String, HostTensor> = checkpoint_tensors(&config)
+    /// #     .into_iter()
+    /// #     .map(|spec| Ok((spec.suffix.to_string(), HostTensor::from_f32(&spec.shape, &vec![0.1; spec.shape.iter().product()])?)))
+    /// #     .collect::<Result<_, mlafuse_tensor::TensorError>>()?;
+    /// # let layer = MlaLayer::new(&LayerWeights::from_tensors(&config, &tensors)?, &config, LayerOptions::default())?;
+    /// // Room for two sequences of 128 tokens, in pages of 64: 4 pages.
+    /// let mut cache = layer.new_cache(2, 128)?;
+    /// let prompt = HostTensor::from_f32(&[2, 70, 8], &vec![0.5; 2 * 70 * 8])?;
+    /// layer.step(&mut cache, &prompt, &[70, 0])?;
+    /// cache.fork(0, 1)?;
+    /// assert_eq!((cache.len(1), cache.pages()), (Some(70), (4, 1)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Sequence`]; [`Error::Occupied`] where `to` holds tokens; [`Error::CacheFull`] where a page must be copied and
+    /// none is free; those of the device, after which `to` is empty.
+    pub fn fork(&mut self, from: usize, to: usize) -> Result<(), Error> {
+        let copied = match self.pages.fork(from, to)? {
+            Some(rows) => self.copy(rows),
+            None => Ok(()),
+        };
+        if copied.is_err() {
+            self.pages.release(to)?;
+        }
+        copied
+    }
+
+    fn copy(&mut self, CopiedRows { from, to, rows }: CopiedRows) -> Result<(), Error> {
+        let Layout { row_stride, dtype, .. } = self.layout;
+        match &mut self.rows {
+            Rows::Device { device, buffer } => {
+                let row = row_stride * dtype.size_bytes();
+                let used = self.layout.width * dtype.size_bytes();
+                let mut bytes = vec![0; used];
+                for i in 0..rows {
+                    device.read(buffer, (from + i) * row, &mut bytes)?;
+                    device.write(buffer, (to + i) * row, &bytes)?;
+                }
+            }
+            Rows::F32(value) => copy_rows(value, [from, to, rows].map(|n| n * row_stride)),
+            Rows::F64(value) => copy_rows(value, [from, to, rows].map(|n| n * row_stride)),
+        }
+        Ok(())
+    }
+
+    /// Forgets a sequence's tokens and frees those of its pages that no other sequence shares.
     ///
     /// # Errors
     /// [`Error::Sequence`].
@@ -224,8 +282,9 @@ impl PagedKvCache {
         }
     }
 
-    /// Overwrites all memory that holds no cached row with NaN and puts the free pages into an order that follows from
-    /// `seed`. No result may depend on either: this is for tests of that.
+    /// Overwrites all memory that holds no cached row with NaN, and puts free pages into an order and into unused entries of
+    /// the block table numbers (huge, negative, those of pages) that follow from `seed`. No result may depend on any of it: this
+    /// is for tests of that.
     ///
     /// # Errors
     /// Those of the device.
@@ -249,7 +308,7 @@ impl PagedKvCache {
             Rows::F32(value) => fill_unused(value, &used, width, f32::NAN),
             Rows::F64(value) => fill_unused(value, &used, width, f64::NAN),
         }
-        shuffle(self.pages.free_mut(), seed);
+        self.pages.scramble(seed);
         Ok(())
     }
 
@@ -305,22 +364,15 @@ fn copy_row<F: Real, const N: usize>(
         .for_each(|(to, &x)| to.copy_from_slice(&bytes(x)));
 }
 
+fn copy_rows<F: Real>(value: &mut Value<F>, [from, to, elements]: [usize; 3]) {
+    if let Value::F { data, .. } = value {
+        Arc::make_mut(data).copy_within(from..from + elements, to);
+    }
+}
+
 fn fill_unused<F: Real>(value: &mut Value<F>, used: &[bool], width: usize, with: F) {
     if let (Value::F { data, .. }, true) = (value, width > 0) {
         let rows = Arc::make_mut(data).chunks_exact_mut(width).zip(used);
         rows.filter(|(_, used)| !**used).for_each(|(row, _)| row.fill(with));
-    }
-}
-
-/// Fisher and Yates, with splitmix64.
-fn shuffle(pages: &mut [i32], seed: u64) {
-    let mut state = seed;
-    for last in (1..pages.len()).rev() {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-        pages.swap(last, (z % (last as u64 + 1)) as usize);
     }
 }

@@ -112,6 +112,14 @@ pub enum Error {
         /// Sequences of the cache.
         sequences: usize,
     },
+    /// A sequence that holds tokens where an empty one is needed.
+    #[error("sequence {sequence} holds {len} tokens; expected an empty one")]
+    Occupied {
+        /// The sequence, from 0.
+        sequence: usize,
+        /// Its tokens.
+        len: usize,
+    },
     /// A block-table entry that is needed and names no page.
     #[error("block_table, sequence {sequence}, entry {entry}: page {found}; allowed: 0 to below {pages}")]
     Page {

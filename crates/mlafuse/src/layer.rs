@@ -7,15 +7,16 @@ use mlafuse_ir::config::MlaConfig;
 use mlafuse_ir::graph::Graph;
 use mlafuse_ir::interp::interpret_stored;
 use mlafuse_ir::rope::{RopeFrequencies, RopeTable};
-use mlafuse_ir::size::{Dims, Symbol};
-use mlafuse_runtime::{Buffer, Device, DeviceSpec, Executable, open};
+use mlafuse_ir::size::Dims;
+use mlafuse_runtime::{Buffer, Device, DeviceSpec, Executable, Splits, open};
 use mlafuse_tensor::{Checkpoint, DType, HostTensor};
 
 use crate::Error;
 use crate::cache::{Layout, PagedKvCache, Rows};
+use crate::load::{LoadProgress, Report, load};
 use crate::memory::{download, upload, upload_ints};
 use crate::pages::Pages;
-use crate::plan::{PlanKind, check_storage, launch_dims, layer_graph, machine_of, plan_for};
+use crate::plan::{PlanKind, PreparedLayer, check_storage, launch_dims, layer_graph, machine_of};
 use crate::reference::Reference;
 use crate::step::{Batch, Step, check, to_i32, zero_padding};
 use crate::weights::LayerWeights;
@@ -31,22 +32,25 @@ pub struct LayerOptions {
     pub dtype: DType,
     /// Tokens in a page of the cache, from 1.
     pub page_size: usize,
+    /// How fused attention splits the cached tokens. With [`Splits::Fixed`] a sequence's output does not depend on the other
+    /// sequences of its batch, bit for bit, as long as steps have as many rows T; kernels are then chosen for a batch of
+    /// medium size. (Longrope models apart, whose rope tables are other ones once any sequence of the batch is longer than
+    /// the model was first trained for.)
+    pub splits: Splits,
 }
 
 impl Default for LayerOptions {
-    /// The processor, fused, bf16, 64 tokens a page.
+    /// The processor, fused, bf16, 64 tokens a page, balanced splits.
     fn default() -> LayerOptions {
         LayerOptions {
             device: DeviceSpec::Cpu,
             plan: PlanKind::Fused,
             dtype: DType::BF16,
             page_size: 64,
+            splits: Splits::Balanced,
         }
     }
 }
-
-/// Positions of the smallest rope tables.
-const FEWEST_POSITIONS: usize = 256;
 
 /// An attention layer, ready to run. May be used from several threads, each with its own cache.
 pub struct MlaLayer {
@@ -65,9 +69,9 @@ enum Backend {
 /// Weights on a device, and the plans made so far.
 struct OnDevice {
     device: Arc<dyn Device>,
-    graph: Graph,
+    layer: PreparedLayer,
     weights: BTreeMap<String, Buffer>,
-    /// By B, T and S, each rounded up to a power of two.
+    /// By the B, T and S that they were made for.
     executables: Mutex<BTreeMap<[usize; 3], Arc<Executable>>>,
 }
 
@@ -79,7 +83,7 @@ struct Rope {
 }
 
 impl MlaLayer {
-    /// Reads the attention layer at `prefix` (as `model.layers.0.self_attn`) of a checkpoint.
+    /// Loads the attention layer at `prefix` (as `model.layers.0.self_attn`) of a checkpoint, one weight at a time.
     ///
     /// # Errors
     /// Where a tensor is missing or has another shape than `config` says, where the device cannot be opened or the options
@@ -98,13 +102,30 @@ impl MlaLayer {
     /// A layer of given weights.
     ///
     /// # Errors
-    /// Where the device cannot be opened or the options are not possible.
+    /// Where the device cannot be opened or the options are not possible; where a weight cannot be read.
     pub fn new(weights: &LayerWeights, config: &MlaConfig, options: LayerOptions) -> Result<MlaLayer, Error> {
+        MlaLayer::with_progress(weights, config, options, &mut |_| ())
+    }
+
+    /// As [`MlaLayer::new`], and tells how far it has come.
+    ///
+    /// The device gets the weights as its kernels read them ([`PreparedLayer`]), made one part at a time: beside those in place
+    /// there are never more in memory than one part's original weights and what is computed from them. Pages of a checkpoint's
+    /// mapped files are the system's, to drop when it likes.
+    ///
+    /// # Errors
+    /// As [`MlaLayer::new`].
+    pub fn with_progress(
+        weights: &LayerWeights,
+        config: &MlaConfig,
+        options: LayerOptions,
+        report: &mut dyn FnMut(LoadProgress<'_>),
+    ) -> Result<MlaLayer, Error> {
         let graph = layer_graph(config, options.dtype, options.page_size)?;
         let backend = match options.device {
-            DeviceSpec::Reference { f64: false } => Backend::F32(Reference::new(graph, weights)),
-            DeviceSpec::Reference { f64: true } => Backend::F64(Reference::new(graph, weights)),
-            spec => Backend::Device(OnDevice::new(open(spec)?, graph, weights, options.dtype)?),
+            DeviceSpec::Reference { f64: false } => Backend::F32(Reference::new(graph, weights, report)?),
+            DeviceSpec::Reference { f64: true } => Backend::F64(Reference::new(graph, weights, report)?),
+            spec => Backend::Device(OnDevice::new(open(spec)?, &graph, weights, options.dtype, report)?),
         };
         Ok(MlaLayer::of(config, options, backend))
     }
@@ -126,8 +147,9 @@ impl MlaLayer {
             plan: PlanKind::Unfused,
             dtype,
             page_size,
+            splits: Splits::Balanced,
         };
-        let backend = Backend::F32(Reference::new(graph, weights).interpreted(interpret_stored));
+        let backend = Backend::F32(Reference::new(graph, weights, &mut |_| ())?.interpreted(interpret_stored));
         Ok(MlaLayer::of(config, options, backend))
     }
 
@@ -203,7 +225,7 @@ impl MlaLayer {
     }
 
     fn run(&self, cache: &mut PagedKvCache, batch: &Batch<'_>) -> Result<Step, Error> {
-        let rope = self.rope(batch.longest)?;
+        let rope = self.rope(batch.longest, batch.room(cache.page_size()))?;
         let dims = batch.dims(cache, rope.table.positions);
         let of_reference = |out| Step {
             out,
@@ -259,17 +281,18 @@ impl MlaLayer {
         Ok(())
     }
 
-    /// Tables for sequences of up to `longest` tokens. Longrope has other frequencies for long sequences than for short ones.
-    fn rope(&self, longest: usize) -> Result<Arc<Rope>, Error> {
+    /// Tables for sequences with room for `room` tokens, of which the longest has `longest`. Longrope has other frequencies for
+    /// long sequences than for short ones; else nothing depends on the lengths.
+    fn rope(&self, longest: usize, room: usize) -> Result<Arc<Rope>, Error> {
         let frequencies = RopeFrequencies::new(&self.config, longest);
+        let positions = room.min(self.config.max_position).max(longest);
         let mut kept = self.rope.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(rope) = kept.as_ref()
-            && rope.table.positions >= longest
+            && rope.table.positions >= positions
             && rope.frequencies == frequencies
         {
             return Ok(Arc::clone(rope));
         }
-        let positions = longest.next_power_of_two().max(FEWEST_POSITIONS);
         let table = RopeTable::new(&self.config, positions, longest)?;
         let buffers = match &self.backend {
             Backend::Device(backend) => Some(backend.rope_buffers(&table)?),
@@ -302,17 +325,20 @@ fn rows_name(rows: &Rows) -> String {
 }
 
 impl OnDevice {
-    fn new(device: Arc<dyn Device>, graph: Graph, weights: &LayerWeights, dtype: DType) -> Result<OnDevice, Error> {
+    fn new(
+        device: Arc<dyn Device>,
+        graph: &Graph,
+        weights: &LayerWeights,
+        dtype: DType,
+        report: Report<'_>,
+    ) -> Result<OnDevice, Error> {
         let _span = tracing::info_span!("load", device = %device.name(), %dtype).entered();
-        let mut buffers = BTreeMap::new();
-        for (name, tensor) in weights.iter() {
-            let buffer = upload(device.as_ref(), name, &tensor.to_dtype(dtype))?;
-            buffers.insert(name.to_string(), buffer);
-        }
+        let layer = PreparedLayer::new(graph, &machine_of(device.as_ref(), dtype))?;
+        let weights = load(device.as_ref(), &layer.prepared.weights, weights, report)?;
         Ok(OnDevice {
             device,
-            graph,
-            weights: buffers,
+            layer,
+            weights,
             executables: Mutex::default(),
         })
     }
@@ -331,7 +357,9 @@ impl OnDevice {
         cache: &Buffer,
         options: &LayerOptions,
     ) -> Result<Step, Error> {
-        let executable = self.executable(dims, options)?;
+        let room = batch.room(options.page_size);
+        let executable = self.executable(dims, room, options)?;
+        let dims = &options.splits.bind(dims, room, self.device.as_ref());
         let device = self.device.as_ref();
         let mut inputs = self.weights.clone();
         let mut bind = |name: &str, buffer: Buffer| inputs.insert(name.to_string(), buffer);
@@ -358,18 +386,15 @@ impl OnDevice {
         })
     }
 
-    /// The executable for launches of about these sizes.
-    fn executable(&self, dims: &Dims, options: &LayerOptions) -> Result<Arc<Executable>, Error> {
-        let size = |symbol| dims.get(symbol).unwrap_or(1).max(1).next_power_of_two();
-        let class = [Symbol::B, Symbol::T, Symbol::S].map(size);
+    /// The executable for launches of about these sizes, for at most `room` cached tokens a sequence.
+    fn executable(&self, dims: &Dims, room: usize, options: &LayerOptions) -> Result<Arc<Executable>, Error> {
+        let class @ [sequences, new_tokens, cached] = options.splits.class(dims, room);
         let mut executables = self.executables.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(executable) = executables.get(&class) {
             return Ok(Arc::clone(executable));
         }
-        let [sequences, new_tokens, cached] = class;
         let hint = launch_dims(sequences, new_tokens, cached, options.page_size);
-        let machine = machine_of(self.device.as_ref(), options.dtype);
-        let plan = plan_for(&self.graph, options.plan, &hint, &machine)?.plan;
+        let plan = self.layer.plan(options.plan, &hint)?.plan;
         let executable = Arc::new(Executable::new(Arc::clone(&self.device), plan, &hint)?);
         executables.insert(class, Arc::clone(&executable));
         Ok(executable)

@@ -1,7 +1,7 @@
 //! Fused Multi-head Latent Attention for any shape: MlaLayer, PagedKvCache, DecodeAttention.
 //!
 //! [`MlaLayer`] is an attention layer of a checkpoint with its cache, [`DecodeAttention`] the attention core alone.
-//! [`layer_graph`] and [`plan_for`] are the way from a config to kernels, for those who want to see or compile them.
+//! [`layer_graph`], [`PreparedLayer`] and [`plan_for`] are the way from a config to kernels, for those who want to see or compile them.
 //!
 //! ```
 //! use std::collections::BTreeMap;
@@ -37,6 +37,7 @@ mod attention;
 mod cache;
 mod error;
 mod layer;
+mod load;
 mod memory;
 mod pages;
 mod plan;
@@ -48,11 +49,14 @@ pub use attention::{AttentionInputs, AttentionOutput, AttentionShape, DecodeAtte
 pub use cache::PagedKvCache;
 pub use error::Error;
 pub use layer::{LayerOptions, MlaLayer};
-pub use plan::{LayerPlan, PlanKind, UnknownPlan, launch_dims, layer_graph, machine, machine_of, plan_for};
+pub use load::LoadProgress;
+pub use plan::{
+    LayerPlan, PlanKind, PreparedLayer, UnknownPlan, launch_dims, layer_graph, machine, machine_of, plan_for,
+};
 pub use step::Step;
 pub use weights::LayerWeights;
 
 pub use mlafuse_ir::config;
 pub use mlafuse_ir::weights::{default_prefix, tensors as checkpoint_tensors};
-pub use mlafuse_runtime::{Counters, DeviceSpec, KernelTime, RuntimeError, Statistics};
+pub use mlafuse_runtime::{Counters, DeviceSpec, KernelTime, RuntimeError, Splits, Statistics, UnknownSplits};
 pub use mlafuse_tensor::{Checkpoint, DType, HostTensor};

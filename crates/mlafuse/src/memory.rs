@@ -12,6 +12,65 @@ pub(crate) fn upload(device: &dyn Device, name: &str, tensor: &HostTensor) -> Re
     Ok(buffer)
 }
 
+/// Bytes, and elements, that are on their way at a time.
+const CHUNK: usize = 1 << 18;
+
+/// Where a tensor lies in device memory: `run` bytes of it from `offset` on, the next `stride` bytes further on, and so on.
+pub(crate) struct Place<'a> {
+    pub device: &'a dyn Device,
+    pub buffer: &'a Buffer,
+    pub offset: usize,
+    pub run: usize,
+    pub stride: usize,
+}
+
+impl<'a> Place<'a> {
+    /// All of a buffer.
+    pub fn whole(device: &'a dyn Device, buffer: &'a Buffer) -> Place<'a> {
+        let (run, stride) = (buffer.len(), buffer.len());
+        Place {
+            device,
+            buffer,
+            offset: 0,
+            run,
+            stride,
+        }
+    }
+
+    /// Writes a tensor's elements as `dtype`. No converted copy of it all is made.
+    pub fn write(&self, tensor: &HostTensor, dtype: DType) -> Result<(), Error> {
+        let flat = tensor.reshape(&[tensor.numel()])?;
+        for start in (0..flat.numel()).step_by(CHUNK) {
+            let chunk = flat.slice_outer(start..flat.numel().min(start + CHUNK))?;
+            self.bytes(start * dtype.size_bytes(), chunk.to_dtype(dtype).bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Copies all of another device's buffer here.
+    pub fn copy(&self, from_device: &dyn Device, from: &Buffer) -> Result<(), Error> {
+        let mut chunk = vec![0; from.len().min(CHUNK)];
+        for start in (0..from.len()).step_by(CHUNK) {
+            chunk.truncate(from.len() - start);
+            from_device.read(from, start, &mut chunk)?;
+            self.bytes(start, &chunk)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the tensor's bytes from `at` on.
+    fn bytes(&self, mut at: usize, mut bytes: &[u8]) -> Result<(), Error> {
+        while !bytes.is_empty() {
+            let (row, column) = (at / self.run, at % self.run);
+            let (now, rest) = bytes.split_at(bytes.len().min(self.run - column));
+            self.device
+                .write(self.buffer, self.offset + row * self.stride + column, now)?;
+            (at, bytes) = (at + now.len(), rest);
+        }
+        Ok(())
+    }
+}
+
 /// A copy of integers on a device, under a name for reports.
 pub(crate) fn upload_ints(device: &dyn Device, name: &str, values: &[i32]) -> Result<Buffer, Error> {
     upload(device, name, &HostTensor::from_i32(&[values.len()], values)?)

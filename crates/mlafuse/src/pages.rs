@@ -12,9 +12,23 @@ pub(crate) const LARGEST: usize = i32::MAX as usize;
 pub(crate) struct Pages {
     page_size: usize,
     total: usize,
+    /// Pages for the tokens that each sequence was promised, at least 1.
+    room: usize,
     /// Taken from the end.
     free: Vec<i32>,
     sequences: Vec<Sequence>,
+    /// By page: how many sequences have it.
+    owners: Vec<u32>,
+    /// Seeds what stands in block-table entries that nothing may look at; -1 where there is none.
+    garbage: Option<u64>,
+}
+
+/// Rows to be copied, counted from the first page on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CopiedRows {
+    pub from: usize,
+    pub to: usize,
+    pub rows: usize,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -32,9 +46,8 @@ impl Pages {
                 largest: LARGEST_PAGE,
             });
         }
-        let total = sequences
-            .checked_mul(max_tokens.div_ceil(page_size))
-            .filter(|&total| total <= LARGEST);
+        let room = max_tokens.div_ceil(page_size);
+        let total = sequences.checked_mul(room).filter(|&total| total <= LARGEST);
         let size = Error::CacheSize {
             sequences,
             max_tokens,
@@ -46,8 +59,11 @@ impl Pages {
         Ok(Pages {
             page_size,
             total,
+            room: room.max(1),
             free,
             sequences: vec![Sequence::default(); sequences],
+            owners: vec![0; total],
+            garbage: None,
         })
     }
 
@@ -76,10 +92,6 @@ impl Pages {
         &self.free
     }
 
-    pub fn free_mut(&mut self) -> &mut [i32] {
-        &mut self.free
-    }
-
     /// Gives each sequence the pages that `lens` tokens need; all of them or none.
     pub fn reserve(&mut self, lens: &[usize]) -> Result<(), Error> {
         let page_size = self.page_size;
@@ -100,9 +112,46 @@ impl Pages {
         }
         for (sequence, &len) in self.sequences.iter_mut().zip(lens) {
             let keep = self.free.len() - missing(sequence, len);
-            sequence.pages.extend(self.free.drain(keep..).rev());
+            for page in self.free.drain(keep..).rev() {
+                self.owners[page as usize] += 1;
+                sequence.pages.push(page);
+            }
         }
         Ok(())
+    }
+
+    /// Gives the empty sequence `to` the tokens of `from`: it shares the full pages, which nobody writes again, and has a copy
+    /// of the last one where that is not full. Says which rows are to be copied.
+    pub fn fork(&mut self, from: usize, to: usize) -> Result<Option<CopiedRows>, Error> {
+        let sequences = self.sequences.len();
+        let unknown = |found| Error::Sequence { found, sequences };
+        let Sequence { mut pages, len } = self.sequences.get(from).ok_or_else(|| unknown(from))?.clone();
+        match self.len(to) {
+            None => return Err(unknown(to)),
+            Some(0) => self.release(to)?,
+            Some(len) => return Err(Error::Occupied { sequence: to, len }),
+        }
+        let rows = len % self.page_size;
+        pages.truncate(len.div_ceil(self.page_size));
+        let mut copied = None;
+        if let (Some(last), 1..) = (pages.last_mut(), rows) {
+            let full = Error::CacheFull {
+                needed: 1,
+                free: 0,
+                pages: self.total,
+                page_size: self.page_size,
+            };
+            let copy = self.free.pop().ok_or(full)?;
+            copied = Some(CopiedRows {
+                from: *last as usize * self.page_size,
+                to: copy as usize * self.page_size,
+                rows,
+            });
+            *last = copy;
+        }
+        pages.iter().for_each(|&page| self.owners[page as usize] += 1);
+        self.sequences[to] = Sequence { pages, len };
+        Ok(copied)
     }
 
     /// Sets the lengths; each has its pages.
@@ -113,7 +162,7 @@ impl Pages {
         }
     }
 
-    /// Empties a sequence; its pages are free.
+    /// Empties a sequence; its pages are free where no other has them too.
     pub fn release(&mut self, sequence: usize) -> Result<(), Error> {
         let sequences = self.sequences.len();
         let owner = self.sequences.get_mut(sequence).ok_or(Error::Sequence {
@@ -121,25 +170,74 @@ impl Pages {
             sequences,
         })?;
         owner.len = 0;
-        self.free.extend(owner.pages.drain(..).rev());
+        for page in owner.pages.drain(..).rev() {
+            let owners = &mut self.owners[page as usize];
+            *owners -= 1;
+            if *owners == 0 {
+                self.free.push(page);
+            }
+        }
         Ok(())
     }
 
-    /// The block table, \[sequences, width\], and its width: the most pages of any sequence, at least 1. Entries past a
-    /// sequence's pages are -1.
+    /// The block table, \[sequences, width\], and its width: entries for the tokens that each sequence was promised, doubled
+    /// until the longest fits, so that it seldom changes. Entries past a sequence's pages mean nothing.
     pub fn table(&self) -> (Vec<i32>, usize) {
-        let width = self
-            .sequences
-            .iter()
-            .map(|sequence| sequence.pages.len())
-            .max()
-            .unwrap_or(0)
-            .max(1);
-        let row = |sequence: &Sequence| {
-            let pages = sequence.pages.clone().into_iter();
-            pages.chain(std::iter::repeat(-1)).take(width).collect::<Vec<i32>>()
-        };
-        (self.sequences.iter().flat_map(row).collect(), width)
+        let most = self.sequences.iter().map(|sequence| sequence.pages.len()).max();
+        let times = most.unwrap_or(0).div_ceil(self.room).next_power_of_two();
+        let width = self.room * times;
+        let mut garbage = self.garbage.map(|seed| Garbage {
+            random: SplitMix(seed),
+            pages: self.total,
+        });
+        let mut table = Vec::with_capacity(self.sequences.len() * width);
+        for sequence in &self.sequences {
+            table.extend(&sequence.pages);
+            let unused = width - sequence.pages.len();
+            table.extend((0..unused).map(|_| garbage.as_mut().map_or(-1, Garbage::next)));
+        }
+        (table, width)
+    }
+
+    /// From now on unused entries of the block table hold numbers that follow from `seed`: huge ones, negative ones, and those
+    /// of pages. Free pages are in another order.
+    pub fn scramble(&mut self, seed: u64) {
+        let mut random = SplitMix(seed);
+        for last in (1..self.free.len()).rev() {
+            self.free.swap(last, random.below(last + 1));
+        }
+        self.garbage = Some(seed);
+    }
+}
+
+/// Numbers that lead astray whoever takes them for pages.
+struct Garbage {
+    random: SplitMix,
+    pages: usize,
+}
+
+impl Garbage {
+    fn next(&mut self) -> i32 {
+        match self.random.below(4) {
+            0 => i32::MIN + self.random.below(2) as i32,
+            1 => i32::MAX - self.random.below(2) as i32,
+            2 => -1 - self.random.below(self.pages) as i32,
+            _ => self.random.below(self.pages) as i32,
+        }
+    }
+}
+
+/// SplitMix64.
+struct SplitMix(u64);
+
+impl SplitMix {
+    fn below(&mut self, count: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        (z % count.max(1) as u64) as usize
     }
 }
 
@@ -151,50 +249,105 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Act {
         Grow(usize, usize),
+        Fork(usize, usize),
         Release(usize),
     }
 
     fn act() -> impl Strategy<Value = Act> {
         prop_oneof![
-            (0usize..3, 0usize..9).prop_map(|(s, n)| Act::Grow(s, n)),
-            (0usize..3).prop_map(Act::Release)
+            3 => (0usize..3, 0usize..9).prop_map(|(s, n)| Act::Grow(s, n)),
+            2 => (0usize..3, 0usize..3).prop_map(|(from, to)| Act::Fork(from, to)),
+            1 => (0usize..3).prop_map(Act::Release)
         ]
     }
 
+    /// What stands in each row: the sequence and token that wrote it.
+    type Memory = Vec<Option<(usize, usize)>>;
+
     proptest! {
         #[test]
-        fn each_page_has_one_owner(page_size in 1usize..6, acts in proptest::collection::vec(act(), 0..40)) {
+        fn rows_stay_whose_they_are(page_size in 1usize..6, acts in proptest::collection::vec(act(), 0..40)) {
             let mut pages = Pages::new(3, 12, page_size).unwrap();
-            let mut lens = vec![0; 3];
+            let mut memory: Memory = vec![None; pages.total() * page_size];
+            let mut texts: Vec<Vec<(usize, usize)>> = vec![Vec::new(); 3];
+            let mut written = 0;
             for act in acts {
+                let before = format!("{pages:?}");
                 match act {
                     Act::Grow(sequence, new) => {
-                        let mut wanted = lens.clone();
-                        wanted[sequence] += new;
-                        let before = pages.clone();
-                        match pages.reserve(&wanted) {
-                            Ok(()) => {
-                                pages.commit(&wanted);
-                                lens = wanted;
+                        let mut lens: Vec<usize> = texts.iter().map(Vec::len).collect();
+                        lens[sequence] += new;
+                        match pages.reserve(&lens) {
+                            Ok(()) => pages.commit(&lens),
+                            Err(_) => {
+                                prop_assert_eq!(before, format!("{pages:?}"));
+                                continue;
                             }
-                            Err(_) => prop_assert_eq!(format!("{before:?}"), format!("{pages:?}")),
+                        }
+                        for token in lens[sequence] - new..lens[sequence] {
+                            let page = pages.of(sequence)[token / page_size] as usize;
+                            written += 1;
+                            memory[page * page_size + token % page_size] = Some((sequence, written));
+                            texts[sequence].push((sequence, written));
                         }
                     }
+                    Act::Fork(from, to) => match pages.fork(from, to) {
+                        Ok(copied) => {
+                            if let Some(CopiedRows { from, to, rows }) = copied {
+                                memory.copy_within(from..from + rows, to);
+                            }
+                            texts[to] = texts[from].clone();
+                        }
+                        Err(_) => prop_assert_eq!(before, format!("{pages:?}")),
+                    },
                     Act::Release(sequence) => {
                         pages.release(sequence).unwrap();
-                        lens[sequence] = 0;
+                        texts[sequence].clear();
                     }
                 }
-                let mut all: Vec<i32> = (0..3).flat_map(|s| pages.of(s).to_vec()).chain(pages.free().to_vec()).collect();
-                all.sort();
-                prop_assert_eq!(all, (0..pages.total() as i32).collect::<Vec<_>>());
-                for (sequence, &len) in lens.iter().enumerate() {
-                    prop_assert_eq!(pages.len(sequence), Some(len));
-                    prop_assert!(pages.of(sequence).len() >= len.div_ceil(page_size));
+                let owned = |page: i32| (0..3).filter(|&s| pages.of(s).contains(&page)).count();
+                for page in 0..pages.total() as i32 {
+                    let free = pages.free().iter().filter(|&&free| free == page).count();
+                    prop_assert_eq!((owned(page) as u32, free), (pages.owners[page as usize], usize::from(owned(page) == 0)));
                 }
                 let (table, width) = pages.table();
-                prop_assert_eq!(table.len(), 3 * width);
+                prop_assert!(table.len() == 3 * width && width >= 12usize.div_ceil(page_size));
+                for (sequence, text) in texts.iter().enumerate() {
+                    prop_assert_eq!(pages.len(sequence), Some(text.len()));
+                    for (token, row) in text.iter().enumerate() {
+                        let page = table[sequence * width + token / page_size] as usize;
+                        prop_assert_eq!(memory[page * page_size + token % page_size], Some(*row));
+                    }
+                }
             }
+        }
+    }
+
+    #[test]
+    fn the_table_keeps_its_width_while_sequences_grow() {
+        let mut pages = Pages::new(2, 8, 2).unwrap();
+        for (lens, width) in [([0, 0], 4), ([1, 8], 4), ([1, 9], 8), ([1, 14], 8)] {
+            pages.reserve(&lens).unwrap();
+            assert_eq!(pages.table().1, width, "{lens:?}");
+        }
+    }
+
+    #[test]
+    fn garbage_is_in_unused_entries_only() {
+        let mut pages = Pages::new(2, 40, 2).unwrap();
+        pages.reserve(&[5, 0]).unwrap();
+        let (plain, width) = pages.table();
+        let tables = [1, 2].map(|seed| {
+            pages.scramble(seed);
+            pages.table().0
+        });
+        assert_eq!(tables[0][..3], plain[..3]);
+        assert_eq!(tables[1][..3], plain[..3]);
+        assert_ne!(tables[0], tables[1]);
+        for table in tables {
+            let unused = &table[3..];
+            assert!(unused.iter().any(|&page| page > width as i32 * 2) && unused.iter().any(|&page| page < 0));
+            assert!(unused.iter().any(|&page| (0..2 * width as i32).contains(&page)));
         }
     }
 

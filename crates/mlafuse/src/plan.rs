@@ -6,8 +6,9 @@ use std::str::FromStr;
 use mlafuse_ir::config::MlaConfig;
 use mlafuse_ir::graph::Graph;
 use mlafuse_ir::layer::{self, build_layer};
-use mlafuse_ir::plan::{Plan, RegionKind, fused, unfused};
-use mlafuse_ir::rewrite::{Machine, Rewritten, rewrite};
+use mlafuse_ir::plan::{Plan, fused, unfused};
+use mlafuse_ir::prepare::{Prepared, prepare};
+use mlafuse_ir::rewrite::{Machine, RewriteError, Rewritten, rewrite};
 use mlafuse_ir::size::{Dims, Symbol};
 use mlafuse_ir::target::Target;
 use mlafuse_runtime::Device;
@@ -60,7 +61,7 @@ impl FromStr for PlanKind {
 /// A layer's plan, and how it came about.
 #[derive(Clone, Debug)]
 pub struct LayerPlan {
-    /// The layer as the paper writes it.
+    /// What the launches are to compute: [`PreparedLayer::prepared`].
     pub graph: Graph,
     /// The graph that was planned, and each rewrite that was made, rejected or refused.
     pub rewritten: Rewritten,
@@ -133,28 +134,75 @@ pub fn machine_of(device: &dyn Device, dtype: DType) -> Machine {
     device.target().map_or(CPU, |target| machine(target, dtype))
 }
 
-/// Rewrites and plans `graph` (of [`layer_graph`]) for launches of the sizes in `dims` (of [`launch_dims`]) on `machine`.
-///
-/// Rewriting counts one kernel a node. For a long prefill it may so leave keys and values decompressed, an attention
-/// that no kernel fuses, whose scores \[B, T, H, S\] are then in memory. The fused plan takes the form that decode has
-/// instead, the absorbed one, whose attention is fused.
+/// A layer's graph once its weights are loaded: what every plan of the layer starts from.
+#[derive(Clone, Debug)]
+pub struct PreparedLayer {
+    /// The layer as the paper writes it.
+    pub graph: Graph,
+    /// The graph with what is rewritten whatever the launch, and each rewrite that was made, rejected or refused.
+    pub rewritten: Rewritten,
+    /// The weights as launches read them, and what is left to compute.
+    pub prepared: Prepared,
+    machine: Machine,
+}
+
+impl PreparedLayer {
+    /// Prepares `graph` (of [`layer_graph`]) for launches on `machine`.
+    ///
+    /// # Errors
+    /// Where the graph is not sound.
+    pub fn new(graph: &Graph, machine: &Machine) -> Result<PreparedLayer, Error> {
+        let rewritten = at_load(graph);
+        let prepared = prepare(&rewritten.graph).map_err(RewriteError::from)?;
+        Ok(PreparedLayer {
+            graph: graph.clone(),
+            rewritten,
+            prepared,
+            machine: *machine,
+        })
+    }
+
+    /// What is left to compute, rewritten for launches of the sizes in `dims`.
+    ///
+    /// # Errors
+    /// Where `dims` lacks a symbol.
+    pub fn rewritten(&self, dims: &Dims) -> Result<Rewritten, Error> {
+        rewritten(&self.prepared.graph, dims, &self.machine)
+    }
+
+    /// A plan of what is left to compute, for launches of the sizes in `dims` (of [`launch_dims`]).
+    ///
+    /// # Errors
+    /// Where `dims` lacks a symbol.
+    pub fn plan(&self, kind: PlanKind, dims: &Dims) -> Result<LayerPlan, Error> {
+        plan_launch(&self.prepared.graph, kind, dims, &self.machine)
+    }
+}
+
+/// What is rewritten once, whatever the launch.
+fn at_load(graph: &Graph) -> Rewritten {
+    Rewritten {
+        graph: graph.clone(),
+        steps: Vec::new(),
+    }
+}
+
+/// Rewrites and plans `graph` (of [`layer_graph`]) for launches of the sizes in `dims` (of [`launch_dims`]) on `machine`, as
+/// [`MlaLayer`](crate::MlaLayer) does: what its weights alone decide first ([`PreparedLayer`]).
 ///
 /// # Errors
 /// Where the graph is not sound or `dims` lacks a symbol.
 pub fn plan_for(graph: &Graph, kind: PlanKind, dims: &Dims, machine: &Machine) -> Result<LayerPlan, Error> {
+    PreparedLayer::new(graph, machine)?.plan(kind, dims)
+}
+
+/// Rewrites and plans what is left of a layer for launches of the sizes in `dims`: both kinds of plan of the same graph.
+///
+/// # Errors
+/// Where the graph is not sound or `dims` lacks a symbol.
+fn plan_launch(graph: &Graph, kind: PlanKind, dims: &Dims, machine: &Machine) -> Result<LayerPlan, Error> {
     let rewritten = rewritten(graph, dims, machine)?;
     let plan = planned(&rewritten.graph, kind)?;
-    if kind == PlanKind::Fused && !has_attention(&plan) {
-        let decode = self::rewritten(graph, &dims.clone().with(Symbol::T, 1), machine)?;
-        let fused = planned(&decode.graph, kind)?;
-        if has_attention(&fused) {
-            return Ok(LayerPlan {
-                graph: graph.clone(),
-                rewritten: decode,
-                plan: fused,
-            });
-        }
-    }
     Ok(LayerPlan {
         graph: graph.clone(),
         rewritten,
@@ -175,15 +223,10 @@ fn planned(graph: &Graph, kind: PlanKind) -> Result<Plan, Error> {
     })
 }
 
-fn has_attention(plan: &Plan) -> bool {
-    plan.kernels
-        .iter()
-        .any(|kernel| matches!(kernel.kind, RegionKind::Attention(_)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mlafuse_ir::plan::RegionKind;
     use mlafuse_ir::rewrite::Outcome;
     use mlafuse_ir::target::Arch;
 
@@ -192,6 +235,10 @@ mod tests {
         let graph = layer_graph(&config, DType::BF16, 64).unwrap();
         let machine = machine(&Target::for_arch(Arch::Sm80), DType::BF16);
         plan_for(&graph, kind, &launch_dims(1, new_tokens, cached, 64), &machine).unwrap()
+    }
+
+    fn has(plan: &Plan, wanted: fn(&RegionKind) -> bool) -> bool {
+        plan.kernels.iter().any(|kernel| wanted(&kernel.kind))
     }
 
     #[test]
@@ -205,15 +252,24 @@ mod tests {
                     .iter()
                     .any(|step| step.outcome == Outcome::Applied)
             );
-            assert_eq!(has_attention(&planned.plan), kind == PlanKind::Fused);
+            let attention = has(&planned.plan, |kind| matches!(kind, RegionKind::Attention(_)));
+            assert_eq!(attention, kind == PlanKind::Fused);
         }
     }
 
+    /// A long prefill, and a long chunk after a cached prefix, decompress keys and values; a few tokens do not.
     #[test]
-    fn a_fused_prefill_keeps_no_scores_in_memory() {
-        let planned = plan_of(PlanKind::Fused, 4096, 4096);
-        assert!(has_attention(&planned.plan), "{}", planned.plan);
-        assert!(!has_attention(&plan_of(PlanKind::Unfused, 4096, 4096).plan));
+    fn prefill_is_unabsorbed_and_fused() {
+        for (new_tokens, cached, unabsorbed) in [(4096, 4096, true), (512, 4096, true), (8, 4096, false)] {
+            let planned = plan_of(PlanKind::Fused, new_tokens, cached);
+            let prefill = has(&planned.plan, |kind| matches!(kind, RegionKind::Prefill(_)));
+            let attention = has(&planned.plan, |kind| matches!(kind, RegionKind::Attention(_)));
+            assert_eq!((prefill, attention), (unabsorbed, !unabsorbed), "{}", planned.plan);
+            let stored = |name: &str| planned.plan.buffers.iter().any(|buffer| buffer.name == name);
+            assert!(!stored("scores") && !stored("rows"), "{}", planned.plan);
+            let unfused = plan_of(PlanKind::Unfused, new_tokens, cached);
+            assert_eq!(planned.rewritten, unfused.rewritten);
+        }
     }
 
     #[test]

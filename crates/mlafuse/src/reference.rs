@@ -3,15 +3,16 @@
 
 use std::collections::BTreeMap;
 
-use mlafuse_ir::graph::Graph;
+use mlafuse_ir::graph::{Graph, Op};
 use mlafuse_ir::interp::{InterpError, Real, Value, interpret};
 use mlafuse_ir::rope::RopeTable;
 use mlafuse_ir::size::Dims;
 use mlafuse_tensor::HostTensor;
 
 use crate::Error;
+use crate::load::{LoadProgress, Report};
 use crate::step::Batch;
-use crate::weights::LayerWeights;
+use crate::weights::{LayerWeights, constant_shape};
 
 /// The graph and the weights in the interpreter's type.
 pub(crate) struct Reference<F> {
@@ -50,17 +51,30 @@ impl Number for f64 {
 }
 
 impl<F: Number> Reference<F> {
-    pub fn new(graph: Graph, weights: &LayerWeights) -> Reference<F> {
-        let value = |tensor: &HostTensor| Value::floats(tensor.shape(), F::values(tensor));
-        let weights = weights
-            .iter()
-            .map(|(name, tensor)| (name.to_string(), value(tensor)))
-            .collect();
-        Reference {
-            graph,
-            weights,
-            interpret: interpret::<F>,
+    pub fn new(graph: Graph, weights: &LayerWeights, report: Report<'_>) -> Result<Reference<F>, Error> {
+        let inputs = graph.nodes.iter().filter_map(|node| match &node.op {
+            Op::Input { name, constant: true } => Some((name, constant_shape(&node.ty))),
+            _ => None,
+        });
+        let bytes = |shape: &[usize]| shape.iter().product::<usize>() * size_of::<F>();
+        let total = inputs.clone().map(|(_, shape)| bytes(&shape)).sum();
+        let mut done = 0;
+        let mut values = BTreeMap::new();
+        for (name, shape) in inputs {
+            let tensor = weights.read(name, &shape)?;
+            values.insert(name.clone(), Value::floats(&shape, F::values(&tensor)));
+            done += bytes(&shape);
+            report(LoadProgress {
+                weight: name,
+                done,
+                total,
+            });
         }
+        Ok(Reference {
+            graph,
+            weights: values,
+            interpret: interpret::<F>,
+        })
     }
 
     /// The same, interpreted another way.

@@ -36,6 +36,11 @@ pub(crate) struct Batch<'a> {
 }
 
 impl Batch<'_> {
+    /// Cached tokens of a sequence for which the block table has room.
+    pub fn room(&self, page_size: usize) -> usize {
+        self.table_width.saturating_mul(page_size)
+    }
+
     /// The symbols' values, for rope tables of `positions` rows.
     pub fn dims(&self, cache: &PagedKvCache, positions: usize) -> Dims {
         let (sequences, tokens) = (self.q_len.len(), self.hidden.shape().get(1).copied().unwrap_or(0));

@@ -3,28 +3,45 @@
 use std::collections::BTreeMap;
 
 use mlafuse_ir::config::MlaConfig;
+use mlafuse_ir::graph::Ty;
+use mlafuse_ir::size::Dims;
 use mlafuse_ir::weights::{Part, Role, WeightSpec, parts, tensors};
-use mlafuse_tensor::{Checkpoint, HostTensor};
+use mlafuse_tensor::{Checkpoint, DType, HostTensor, StoredTensor};
 
 use crate::Error;
 
-/// The paper's matrices, norm gains and biases of one attention layer, checked against its config.
+/// The paper's matrices, norm gains and biases of one attention layer, checked against its config. Those of a checkpoint stay
+/// in its files until they are read, one at a time.
 #[derive(Clone, Debug)]
 pub struct LayerWeights {
-    by_paper_name: BTreeMap<&'static str, HostTensor>,
+    by_paper_name: BTreeMap<&'static str, Weight>,
+}
+
+/// One of the paper's matrices, and the tensor it lies in.
+#[derive(Clone, Debug)]
+struct Weight {
+    part: Part,
+    from: Source,
+}
+
+#[derive(Clone, Debug)]
+enum Source {
+    File(StoredTensor),
+    Memory(HostTensor),
 }
 
 impl LayerWeights {
-    /// Reads the layer at `prefix` (as `model.layers.0.self_attn`) of a checkpoint.
+    /// The layer at `prefix` (as `model.layers.0.self_attn`) of a checkpoint. Its files are mapped and their headers checked;
+    /// nothing else is read yet.
     ///
     /// # Errors
     /// Where a tensor is missing, has another shape than `config` says, or holds integers.
     pub fn load(checkpoint: &Checkpoint, prefix: &str, config: &MlaConfig) -> Result<LayerWeights, Error> {
-        let _span = tracing::info_span!("load", prefix).entered();
         LayerWeights::new(config, |spec| {
             let name = format!("{prefix}.{}", spec.suffix);
-            let tensor = checkpoint.tensor_shaped(&name, &spec.shape)?;
-            is_float(name, tensor)
+            let tensor = checkpoint.stored_shaped(&name, &spec.shape)?;
+            check_float(name, tensor.dtype())?;
+            Ok(Source::File(tensor))
         })
     }
 
@@ -48,50 +65,77 @@ impl LayerWeights {
                     found,
                 });
             }
-            is_float(name, tensor.clone())
+            check_float(name, tensor.dtype())?;
+            Ok(Source::Memory(tensor.clone()))
         })
     }
 
     fn new(
         config: &MlaConfig,
-        mut read: impl FnMut(&WeightSpec) -> Result<HostTensor, Error>,
+        mut find: impl FnMut(&WeightSpec) -> Result<Source, Error>,
     ) -> Result<LayerWeights, Error> {
-        let mut stored: BTreeMap<Role, HostTensor> = BTreeMap::new();
+        let mut found: BTreeMap<Role, Source> = BTreeMap::new();
         for spec in tensors(config) {
-            stored.insert(spec.role, read(&spec)?);
+            found.insert(spec.role, find(&spec)?);
         }
-        let mut by_paper_name = BTreeMap::new();
-        for part in parts(config) {
-            if let Some(tensor) = stored.get(&part.from) {
-                by_paper_name.insert(part.paper, take(tensor, &part)?);
-            }
-        }
-        Ok(LayerWeights { by_paper_name })
+        let weights = parts(config).into_iter().filter_map(|part| {
+            let from = found.get(&part.from)?.clone();
+            Some((part.paper, Weight { part, from }))
+        });
+        Ok(LayerWeights {
+            by_paper_name: weights.collect(),
+        })
     }
 
-    /// Each weight with its paper name (`W_UK`), in the shape of the layer graph's input of that name.
-    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &HostTensor)> {
-        self.by_paper_name.iter().map(|(name, tensor)| (*name, tensor))
+    /// The weight of this paper name (`W_UK`), which must have this shape, that of the layer graph's input of the name; in the
+    /// type that it is stored in.
+    ///
+    /// # Errors
+    /// [`Error::MissingWeight`] and [`Error::WeightShape`], where these are another config's weights; where the weight cannot
+    /// be read.
+    pub fn read(&self, name: &str, shape: &[usize]) -> Result<HostTensor, Error> {
+        let weight = self.by_paper_name.get(name).ok_or_else(|| Error::MissingWeight {
+            name: name.to_string(),
+            shape: shape.to_vec(),
+        })?;
+        if weight.part.shape != shape {
+            return Err(Error::WeightShape {
+                name: name.to_string(),
+                expected: shape.to_vec(),
+                found: weight.part.shape.clone(),
+            });
+        }
+        match &weight.from {
+            Source::File(stored) => take(&stored.read()?, &weight.part),
+            Source::Memory(tensor) => take(tensor, &weight.part),
+        }
     }
 }
 
-fn is_float(name: String, tensor: HostTensor) -> Result<HostTensor, Error> {
-    match tensor.dtype().is_float() {
-        true => Ok(tensor),
-        false => Err(Error::WeightType {
-            name,
-            found: tensor.dtype(),
-        }),
+/// The shape of a weight in a graph.
+pub(crate) fn constant_shape(ty: &Ty) -> Vec<usize> {
+    let none = Dims::new();
+    ty.shape.iter().filter_map(|dim| dim.value(&none)).collect()
+}
+
+fn check_float(name: String, found: DType) -> Result<(), Error> {
+    match found.is_float() {
+        true => Ok(()),
+        false => Err(Error::WeightType { name, found }),
     }
 }
 
-/// The rows of a checkpoint's tensor that are one of the paper's matrices.
+/// The rows of a checkpoint's tensor that are one of the paper's matrices: a copy where they lie apart.
 fn take(tensor: &HostTensor, part: &Part) -> Result<HostTensor, Error> {
-    let grouped = tensor.reshape(&[part.heads, part.rows_per_head, part.cols])?;
-    let rows = if part.rows == (0..part.rows_per_head) {
-        grouped
+    let rows = if part.heads == 1 || part.rows == (0..part.rows_per_head) {
+        let first = part.rows.start..part.rows.start + part.heads * part.rows.len();
+        tensor
+            .reshape(&[part.heads * part.rows_per_head, part.cols])?
+            .slice_outer(first)?
     } else {
-        grouped.slice_axis(1, part.rows.clone())?
+        tensor
+            .reshape(&[part.heads, part.rows_per_head, part.cols])?
+            .slice_axis(1, part.rows.clone())?
     };
     Ok(rows.reshape(&part.shape)?)
 }
@@ -99,7 +143,6 @@ fn take(tensor: &HostTensor, part: &Part) -> Result<HostTensor, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mlafuse_tensor::DType;
 
     fn given(config: &MlaConfig) -> BTreeMap<String, HostTensor> {
         let counted = |spec: WeightSpec| {
@@ -120,13 +163,12 @@ mod tests {
     fn per_head_rows_go_to_keys_and_values() {
         let config = config();
         let weights = LayerWeights::from_tensors(&config, &given(&config)).unwrap();
-        let of = |name: &str| weights.iter().find(|(paper, _)| *paper == name).unwrap().1.clone();
+        let of = |name: &str, shape: &[usize]| weights.read(name, shape).unwrap().to_f32_vec();
         // kv_b_proj has 3 rows of keys, then 4 of values, for each of 2 heads, 8 wide.
-        assert_eq!(of("W_UK").shape(), [2, 3, 8]);
-        assert_eq!(of("W_UV").shape(), [2, 4, 8]);
-        assert_eq!(of("W_UV").to_f32_vec()[0], 24.0);
-        assert_eq!(of("W_UK").to_f32_vec()[24], 56.0);
-        assert_eq!(of("W_KR").to_f32_vec()[0], 64.0);
+        assert_eq!(of("W_UV", &[2, 4, 8])[0], 24.0);
+        assert_eq!(of("W_UK", &[2, 3, 8])[24], 56.0);
+        assert_eq!(of("W_KR", &[2, 8])[0], 64.0);
+        assert_eq!(of("W_O", &[8, 2, 4])[63], 63.0);
     }
 
     #[test]
@@ -145,5 +187,10 @@ mod tests {
         tensors.remove("o_proj.weight");
         let error = LayerWeights::from_tensors(&config, &tensors).unwrap_err().to_string();
         assert_eq!(error, "weight o_proj.weight is missing; expected shape [8, 8]");
+        let weights = LayerWeights::from_tensors(&config, &given(&config)).unwrap();
+        let error = weights.read("W_O", &[8, 8]).unwrap_err().to_string();
+        assert_eq!(error, "weight W_O: expected shape [8, 8], got [8, 2, 4]");
+        let error = weights.read("b_O", &[8]).unwrap_err().to_string();
+        assert_eq!(error, "weight b_O is missing; expected shape [8]");
     }
 }

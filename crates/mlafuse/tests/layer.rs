@@ -96,7 +96,7 @@ proptest! {
     fn every_plan_computes_the_layer(config in config(), chunks in chunks(), page_size in 1usize..9, seed: u64) {
         let weights = weights(&config, seed);
         let layer = |device, plan| {
-            let options = LayerOptions { device, plan, dtype: DType::F32, page_size };
+            let options = LayerOptions { device, plan, dtype: DType::F32, page_size, ..LayerOptions::default() };
             MlaLayer::new(&weights, &config, options).unwrap()
         };
         let expected = run(&layer(DeviceSpec::Reference { f64: true }, PlanKind::Fused), &chunks, seed);
@@ -134,6 +134,7 @@ fn the_simulator_computes_the_layer() {
                 plan,
                 dtype: DType::F32,
                 page_size: 3,
+                ..LayerOptions::default()
             };
             MlaLayer::new(&weights, &config, options).unwrap()
         };
@@ -175,5 +176,138 @@ fn kernels_are_those_of_the_plan() {
             unfused.len() > fused.len() && unfused.iter().all(|name| name != "attention"),
             "{unfused:?}"
         );
+    }
+}
+
+/// Random hidden states \[2, tokens, d_model\]; those of the second sequence are the first's where `same`.
+fn hidden(config: &MlaConfig, tokens: usize, seed: u64, same: bool) -> HostTensor {
+    let hidden = random(seed, &[2, tokens, config.d_model], 1.0);
+    let first = hidden.to_f32_vec()[..tokens * config.d_model].to_vec();
+    match same {
+        true => HostTensor::from_f32(hidden.shape(), &[first.clone(), first].concat()).unwrap(),
+        false => hidden,
+    }
+}
+
+/// A sequence that continues another one gives what it would give with a beginning of its own, and so does the other.
+#[test]
+fn a_fork_goes_its_own_way() {
+    let config =
+        MlaConfig::from_inline("heads=3,d_model=32,d_latent=16,d_rope=4,d_nope=8,d_v=8,d_q_latent=12").unwrap();
+    let weights = weights(&config, 9);
+    let sim = nvrtc_or_skip().map(|_| DeviceSpec::sim(Arch::Sm80));
+    let devices = [DeviceSpec::Reference { f64: true }, DeviceSpec::Cpu];
+    for device in devices.into_iter().chain(sim) {
+        for (plan, page_size, prompt) in [
+            (PlanKind::Fused, 4, 10),
+            (PlanKind::Fused, 4, 8),
+            (PlanKind::Fused, 1, 3),
+            (PlanKind::Unfused, 16, 5),
+        ] {
+            let options = LayerOptions {
+                device,
+                plan,
+                page_size,
+                ..LayerOptions::default()
+            };
+            let layer = MlaLayer::new(&weights, &config, options).unwrap();
+            let run = |fork: bool| {
+                let mut cache = layer.new_cache(2, 16).unwrap();
+                cache.scramble(1).unwrap();
+                let new = [prompt, if fork { 0 } else { prompt }];
+                layer.step(&mut cache, &hidden(&config, prompt, 1, true), &new).unwrap();
+                if fork {
+                    cache.fork(0, 1).unwrap();
+                }
+                cache.scramble(2).unwrap();
+                let steps = [[1, 1], [2, 0], [0, 1], [1, 2]].into_iter().zip(2..);
+                let out =
+                    steps.map(|(new, seed)| layer.step(&mut cache, &hidden(&config, 2, seed, false), &new).unwrap());
+                let out: Vec<HostTensor> = out.map(|step| step.out).collect();
+                (out, cache)
+            };
+            let (forked, cache) = run(true);
+            let (apart, other) = run(false);
+            for (forked, apart) in forked.iter().zip(&apart) {
+                assert_eq!(forked.bytes(), apart.bytes(), "{device}, {plan}, page size {page_size}");
+            }
+            let used = |cache: &mlafuse::PagedKvCache| cache.pages().0 - cache.pages().1;
+            assert_eq!(
+                used(&other) - used(&cache),
+                prompt / page_size,
+                "{device}, page size {page_size}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_fork_is_said() {
+    let config =
+        MlaConfig::from_inline("heads=1,d_model=4,d_latent=8,d_rope=0,d_nope=2,d_v=2,d_q_latent=none").unwrap();
+    let options = LayerOptions {
+        page_size: 4,
+        ..LayerOptions::default()
+    };
+    let layer = MlaLayer::new(&weights(&config, 1), &config, options).unwrap();
+    let mut cache = layer.new_cache(2, 4).unwrap();
+    layer.step(&mut cache, &hidden(&config, 5, 1, true), &[5, 0]).unwrap();
+    let error = cache.fork(0, 1).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "the cache is full: 1 more pages of 4 tokens are needed, 0 of 2 are free"
+    );
+    assert_eq!((cache.len(0), cache.len(1)), (Some(5), Some(0)));
+    let error = cache.fork(1, 0).unwrap_err().to_string();
+    assert_eq!(error, "sequence 0 holds 5 tokens; expected an empty one");
+    assert!(cache.fork(0, 2).is_err() && cache.fork(2, 0).is_err());
+}
+
+/// Outputs of a sequence's prefill and decode steps, in a batch with others of the given lengths; it comes last.
+fn in_company(layer: &MlaLayer, others: &[usize]) -> Vec<Vec<u8>> {
+    const PROMPT: usize = 70;
+    let config = layer.config();
+    let sequences = others.len() + 1;
+    let mut cache = layer.new_cache(sequences, 80 + 40 * others.len()).unwrap();
+    cache.scramble(3).unwrap();
+    let step = |cache: &mut mlafuse::PagedKvCache, tokens: usize, new: &[usize], seed: u64| {
+        let others = random(seed + 100, &[sequences - 1, tokens, config.d_model], 1.0).to_f32_vec();
+        let own = random(seed, &[1, tokens, config.d_model], 1.0).to_f32_vec();
+        let hidden = HostTensor::from_f32(&[sequences, tokens, config.d_model], &[others, own].concat()).unwrap();
+        let out = layer.step(cache, &hidden, new).unwrap().out;
+        out.slice_outer(sequences - 1..sequences).unwrap().bytes().to_vec()
+    };
+    let prefill = step(&mut cache, PROMPT, &[others, &[PROMPT]].concat(), 1);
+    let decode = (2..6).map(|seed| step(&mut cache, 1, &vec![1; sequences], seed));
+    [prefill].into_iter().chain(decode).collect()
+}
+
+#[test]
+fn with_fixed_splits_a_batch_changes_no_bit() {
+    let config =
+        MlaConfig::from_inline("heads=5,d_model=64,d_latent=24,d_rope=8,d_nope=8,d_v=8,d_q_latent=16").unwrap();
+    let weights = weights(&config, 2);
+    let sim = nvrtc_or_skip().map(|_| DeviceSpec::Sim {
+        arch: Some(Arch::Sm80),
+        checked: false,
+    });
+    for device in [DeviceSpec::Cpu].into_iter().chain(sim) {
+        for dtype in [DType::BF16, DType::F32] {
+            let options = LayerOptions {
+                device,
+                dtype,
+                page_size: 16,
+                splits: "fixed:32".parse().unwrap(),
+                ..LayerOptions::default()
+            };
+            let layer = MlaLayer::new(&weights, &config, options).unwrap();
+            let alone = in_company(&layer, &[]);
+            for others in [&[0][..], &[70], &[3, 64, 1, 0, 65]] {
+                assert!(
+                    in_company(&layer, others) == alone,
+                    "{device}, {dtype}, with {others:?}"
+                );
+            }
+        }
     }
 }

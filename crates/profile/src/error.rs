@@ -1,5 +1,6 @@
 //! What can go wrong.
 
+use mlafuse_ir::plan::SizeError;
 use mlafuse_runtime::RuntimeError;
 use mlafuse_tensor::TensorError;
 
@@ -12,6 +13,9 @@ pub enum ProfileError {
     /// An input cannot be made.
     #[error(transparent)]
     Tensor(#[from] TensorError),
+    /// A buffer's size is unknown.
+    #[error(transparent)]
+    Buffer(#[from] SizeError),
     /// A size depends on a symbol that has no value, or is beyond 64 bits.
     #[error("the size of `{what}` ({size}) has no value that fits 64 bits")]
     Size {

@@ -33,19 +33,9 @@ pub fn random_inputs(device: &dyn Device, plan: &Plan, dims: &Dims) -> Result<BT
     Ok(inputs)
 }
 
-fn elements(buffer: &plan::Buffer, dims: &Dims) -> Result<usize, ProfileError> {
-    let bytes = buffer.size.clone().times(Dim::Const(buffer.dtype.size_bytes()));
-    let known = bytes.value(dims).filter(|&bytes| bytes <= isize::MAX as usize);
-    let elements = known.and_then(|_| buffer.size.value(dims));
-    elements.ok_or_else(|| ProfileError::Size {
-        what: buffer.name.clone(),
-        size: bytes.to_string(),
-    })
-}
-
 fn floats(device: &dyn Device, buffer: &plan::Buffer, dims: &Dims) -> Result<Buffer, ProfileError> {
     let size = buffer.dtype.size_bytes();
-    let count = elements(buffer, dims)?;
+    let count = buffer.bytes(dims)? / size;
     let memory = device.alloc(&buffer.name, count * size)?;
     let (mut random, range) = (Random::new(&buffer.name), range(&buffer.shape));
     for start in (0..count).step_by(CHUNK) {
@@ -76,7 +66,7 @@ fn range(shape: &[Dim]) -> f32 {
 }
 
 fn integers(device: &dyn Device, name: &str, buffer: &plan::Buffer, dims: &Dims) -> Result<Buffer, ProfileError> {
-    let count = elements(buffer, dims)?;
+    let count = buffer.bytes(dims)? / buffer.dtype.size_bytes();
     let repeated = |symbol: Symbol| vec![dims.get(symbol).unwrap_or(0); count];
     let values = match name {
         "q_len" => repeated(Symbol::T),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mlafuse_ir::plan::Plan;
 use mlafuse_ir::size::{Dims, Symbol};
-use mlafuse_runtime::{Buffer, Device, Executable, KernelTime, Run, Statistics};
+use mlafuse_runtime::{Buffer, Device, Executable, KernelTime, Splits, Statistics};
 use mlafuse_tensor::DType;
 
 use crate::{
@@ -29,6 +29,8 @@ pub struct Options {
     pub repeat: Option<usize>,
     /// The type that is computed in.
     pub dtype: DType,
+    /// How fused attention splits the cached tokens.
+    pub splits: Splits,
 }
 
 /// What the runs of both plans may take together where their number is not given.
@@ -50,16 +52,17 @@ pub fn profile(
     options: Options,
     step: &dyn Fn(usize),
 ) -> Result<Profile, ProfileError> {
-    let splits = device.splits(dims).max(1);
-    memory::check(&plans.fused, &plans.unfused, &dims.clone().with(Symbol::Z, splits))?;
-    let inputs = random_inputs(device.as_ref(), &plans.fused, dims)?;
+    let room = dims.get(Symbol::S).unwrap_or(0);
+    let sizes = &options.splits.bind(dims, room, device.as_ref());
+    memory::check(&plans.fused, &plans.unfused, sizes)?;
+    let inputs = random_inputs(device.as_ref(), &plans.fused, sizes)?;
     let [mut fused, mut unfused] = [
         Subject::new(device, plans.fused, dims)?,
         Subject::new(device, plans.unfused, dims)?,
     ];
     let both = [&mut fused, &mut unfused];
     for subject in both {
-        subject.warm_up(dims, &inputs)?;
+        subject.warm_up(sizes, &inputs)?;
         step(2);
     }
     let counts = fused.counts() && unfused.counts();
@@ -71,9 +74,9 @@ pub fn profile(
     if !counts {
         let all = 2 + 2 * runs;
         for _ in 0..runs {
-            fused.time(dims, &inputs)?;
+            fused.time(sizes, &inputs)?;
             step(all);
-            unfused.time(dims, &inputs)?;
+            unfused.time(sizes, &inputs)?;
             step(all);
         }
     }
@@ -87,8 +90,8 @@ pub fn profile(
         bytes_measured: counts,
         runs,
         plans: Profiles {
-            fused: fused.report(dims, &limits)?,
-            unfused: unfused.report(dims, &limits)?,
+            fused: fused.report(sizes, &limits)?,
+            unfused: unfused.report(sizes, &limits)?,
         },
         limits,
     })
@@ -103,7 +106,6 @@ struct Subject {
     executable: Executable,
     /// The first run's launches, with counts where the device counts.
     first: Vec<KernelTime>,
-    splits: usize,
     /// Milliseconds of each kernel in each timed run.
     times: Vec<Vec<f64>>,
 }
@@ -114,13 +116,11 @@ impl Subject {
             times: vec![Vec::new(); plan.kernels.len()],
             executable: Executable::new(Arc::clone(device), plan, dims)?,
             first: Vec::new(),
-            splits: 1,
         })
     }
 
     fn warm_up(&mut self, dims: &Dims, inputs: &BTreeMap<String, Buffer>) -> Result<(), ProfileError> {
-        let Run { kernels, splits, .. } = self.executable.run(dims, inputs)?;
-        (self.first, self.splits) = (kernels, splits);
+        self.first = self.executable.run(dims, inputs)?.kernels;
         Ok(())
     }
 
@@ -143,7 +143,9 @@ impl Subject {
     }
 
     fn report(self, dims: &Dims, limits: &Limits) -> Result<PlanProfile, ProfileError> {
-        let dims = dims.clone().with(Symbol::Z, self.splits);
+        // What is moved of partial results follows from the splits that there are.
+        let splits = self.executable.splits_of_equals(dims);
+        let dims = dims.clone().with(Symbol::Z, splits);
         let plan = self.executable.plan();
         let mut kernels = Vec::with_capacity(plan.kernels.len());
         for ((region, first), times) in plan.kernels.iter().zip(&self.first).zip(self.times) {
@@ -156,7 +158,7 @@ impl Subject {
                 None => KernelProfile::timed(&region.name, work, median(times) * 1e3, limits),
             });
         }
-        Ok(PlanProfile::new(kernels, self.splits, plan.notes.clone()))
+        Ok(PlanProfile::new(kernels, splits, plan.notes.clone()))
     }
 }
 
@@ -214,6 +216,7 @@ mod tests {
         let options = Options {
             repeat: Some(4),
             dtype: DType::F32,
+            splits: Splits::Balanced,
         };
         let profile = profile(&device, plans, &dims, options, &|of| steps.borrow_mut().push(of)).unwrap();
         assert_eq!(steps.into_inner(), [&[2; 2][..], &[10; 8]].concat());

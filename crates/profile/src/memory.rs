@@ -4,12 +4,12 @@
 use std::fs;
 
 use mlafuse_ir::plan::{BufferRole, Plan};
-use mlafuse_ir::size::{Dim, Dims};
+use mlafuse_ir::size::Dims;
 
 use crate::ProfileError;
 
 /// # Errors
-/// [`ProfileError::Memory`] where the inputs and both plans' other buffers are more than is free; [`ProfileError::Size`].
+/// [`ProfileError::Memory`] where the inputs and both plans' other buffers are more than is free; [`ProfileError::Buffer`].
 pub(crate) fn check(fused: &Plan, unfused: &Plan, dims: &Dims) -> Result<(), ProfileError> {
     let (inputs, of_fused) = bytes(fused, dims)?;
     let (_, of_unfused) = bytes(unfused, dims)?;
@@ -27,18 +27,14 @@ pub(crate) fn check(fused: &Plan, unfused: &Plan, dims: &Dims) -> Result<(), Pro
 fn bytes(plan: &Plan, dims: &Dims) -> Result<(usize, usize), ProfileError> {
     let (mut inputs, mut others) = (0usize, 0usize);
     for buffer in &plan.buffers {
-        let size = buffer.size.clone().times(Dim::Const(buffer.dtype.size_bytes()));
-        let bytes = size.value(dims).ok_or_else(|| ProfileError::Size {
-            what: buffer.name.clone(),
-            size: size.to_string(),
-        })?;
         let sum = match buffer.role {
             BufferRole::Input(_) => &mut inputs,
-            BufferRole::Output(_) | BufferRole::Temp => &mut others,
+            BufferRole::Output(_) => &mut others,
+            BufferRole::Temp => continue,
         };
-        *sum = sum.saturating_add(bytes);
+        *sum = sum.saturating_add(buffer.bytes(dims)?);
     }
-    Ok((inputs, others))
+    Ok((inputs, others.saturating_add(plan.arena(dims)?.bytes)))
 }
 
 /// Bytes of memory that are free, where Linux tells.

@@ -53,7 +53,7 @@ pub struct PlanProfile {
     /// Sums of what a simulator counted.
     #[serde(flatten)]
     pub simulated: Option<Simulated>,
-    /// Parts into which attention splits the cached tokens.
+    /// Parts into which attention splits the cached tokens of a sequence.
     pub splits: usize,
     /// What was not fused, and why.
     pub notes: Vec<String>,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use mlafuse_ir::graph::{Graph, Op, ValueId};
-use mlafuse_ir::plan::{AttentionRegion, BufferId, Plan, Region, RegionKind, View};
+use mlafuse_ir::plan::{AttentionRegion, BufferId, Keys, Plan, PrefillRegion, Region, RegionKind, View};
 use mlafuse_ir::size::{Dim, Dims, Size, Symbol};
 use mlafuse_tensor::DType;
 
@@ -34,10 +34,18 @@ pub fn kernel_work(plan: &Plan, region: &Region, dims: &Dims) -> Result<Work, Pr
             bytes: counter.attention_bytes(attention)?,
             flops: counter.flops(&region.nodes)?,
         }),
-        // Its contractions are the attention's, which has counted them.
-        RegionKind::Combine(combine) => Ok(Work {
-            bytes: counter.buffers(&[combine.partial, combine.lse])? + counter.values(&[combine.output])?,
-            flops: 0,
+        // Of its contractions the attention has counted all but the projection.
+        RegionKind::Combine(combine) => {
+            let weight = combine.projection.map(|projection| projection.weight);
+            let values: Vec<ValueId> = weight.into_iter().chain([combine.output]).collect();
+            Ok(Work {
+                bytes: counter.buffers(&[combine.partial, combine.lse])? + counter.values(&values)?,
+                flops: weight.map_or(Ok(0), |_| counter.flops(&[combine.output]))?,
+            })
+        }
+        RegionKind::Prefill(prefill) => Ok(Work {
+            bytes: counter.prefill_bytes(prefill)?,
+            flops: counter.visible(counter.flops(&region.nodes)?),
         }),
     }
 }
@@ -55,8 +63,8 @@ impl Counter<'_> {
     /// Of a kernel that makes `value` by `nodes`, with what is between them kept to itself.
     fn node_bytes(&self, value: ValueId, nodes: &[ValueId]) -> Result<u64, ProfileError> {
         let (mut whole, mut tables, mut bytes) = (Vec::new(), Vec::new(), 0);
-        for &node in nodes {
-            let node = self.graph().node(node);
+        for &made in nodes {
+            let node = self.graph().node(made);
             match (&node.op, node.args.as_slice()) {
                 // The rest of the cache stays where it is.
                 (Op::CacheWrite, [cache, rows @ .., _, q_len, kv_len]) => {
@@ -65,7 +73,7 @@ impl Counter<'_> {
                 }
                 (Op::CacheRead, [cache, read @ ..]) => {
                     whole.extend(read);
-                    bytes += self.rows(*cache, Symbol::S, None)?;
+                    bytes += self.rows(*cache, Symbol::S, self.columns_of(made, nodes))?;
                 }
                 (Op::Rope { .. }, [x, cos, sin, read @ ..]) => {
                     whole.extend(read.iter().chain([x]));
@@ -100,6 +108,44 @@ impl Counter<'_> {
             .collect();
         let rows = self.rows(attention.cache, Symbol::S, Some(columns.len()))?;
         Ok(self.values(&read)? + rows + self.buffers(&[attention.partial, attention.lse])?)
+    }
+
+    fn prefill_bytes(&self, prefill: &PrefillRegion) -> Result<u64, ProfileError> {
+        let mut values = vec![prefill.values, prefill.q_len, prefill.kv_len, prefill.output];
+        let mut rows = 0;
+        for term in &prefill.terms {
+            values.push(term.query);
+            match &term.keys {
+                Keys::PerHead(keys) => values.push(*keys),
+                Keys::Cached {
+                    cache,
+                    block_table,
+                    columns,
+                } => {
+                    values.push(*block_table);
+                    rows += self.rows(*cache, Symbol::S, Some(columns.len()))?;
+                }
+            }
+        }
+        Ok(self.values(&values)? + rows)
+    }
+
+    /// The part of `flops`, done for every new token with every key, that is for keys the token sees.
+    fn visible(&self, flops: u64) -> u64 {
+        let [cached, new] = [Symbol::S, Symbol::T].map(|symbol| self.dims.get(symbol).unwrap_or(1) as u64);
+        let seen = (2 * cached + 1).saturating_sub(new);
+        flops.checked_div(2 * cached).unwrap_or(0) * seen
+    }
+
+    /// The columns of cached rows that a kernel of `nodes` looks at, where it is not all of them.
+    fn columns_of(&self, read: ValueId, nodes: &[ValueId]) -> Option<usize> {
+        nodes.iter().find_map(|&node| {
+            let node = self.graph().node(node);
+            match node.op {
+                Op::Slice { len, .. } if node.args == [read] => Some(len),
+                _ => None,
+            }
+        })
     }
 
     /// Of values in memory, each place once.

@@ -1,7 +1,5 @@
 //! The processor as a device.
 
-use std::sync::Arc;
-
 use mlafuse_codegen::build::{build, cpu_schedule};
 use mlafuse_cpu::{CpuBuffer, CpuKernel, Level};
 use mlafuse_ir::plan::{Plan, Region};
@@ -9,8 +7,8 @@ use mlafuse_ir::size::Dims;
 use mlafuse_ir::target::Target;
 use ptxsim::machine::Statistics;
 
-use crate::device::Prepared;
-use crate::{Buffer, Device, Kernel, RuntimeError, splits};
+use crate::device::{Parts, Prepared};
+use crate::{Buffer, Device, Kernel, RuntimeError};
 
 /// This machine's processor, with the best instructions it has. Kernels run on the current rayon pool.
 pub(crate) struct Cpu {
@@ -41,7 +39,11 @@ impl Device for Cpu {
         let mut probe: Vec<u8> = Vec::new();
         probe.try_reserve_exact(bytes).map_err(|_| refused())?;
         drop(probe);
-        Ok(Buffer::Host(Arc::new(CpuBuffer::zeroed(bytes))))
+        Ok(Buffer::Host(CpuBuffer::zeroed(bytes)))
+    }
+
+    fn parts(&self) -> Option<&dyn Parts> {
+        Some(self)
     }
 
     fn write(&self, buffer: &Buffer, offset: usize, from: &[u8]) -> Result<(), RuntimeError> {
@@ -50,10 +52,6 @@ impl Device for Cpu {
 
     fn read(&self, buffer: &Buffer, offset: usize, out: &mut [u8]) -> Result<(), RuntimeError> {
         Ok(host(buffer)?.read_bytes(offset, out)?)
-    }
-
-    fn splits(&self, dims: &Dims) -> usize {
-        splits::by_length(dims)
     }
 
     fn prepare(&self, plan: &Plan, region: &Region, dims: &Dims) -> Result<Prepared, RuntimeError> {
@@ -65,6 +63,12 @@ impl Device for Cpu {
             program,
             kernel,
         })
+    }
+}
+
+impl Parts for Cpu {
+    fn part(&self, buffer: &Buffer, offset: usize, bytes: usize) -> Result<Buffer, RuntimeError> {
+        Ok(Buffer::Host(host(buffer)?.part(offset, bytes)?))
     }
 }
 

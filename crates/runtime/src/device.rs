@@ -19,7 +19,7 @@ use crate::{DeviceSpec, RuntimeError};
 #[derive(Clone, Debug)]
 pub enum Buffer {
     /// Memory of this machine.
-    Host(Arc<CpuBuffer>),
+    Host(CpuBuffer),
     /// Memory of a simulator.
     Sim(Arc<SimBuffer>),
 }
@@ -54,10 +54,10 @@ pub trait Device: Send + Sync {
     /// [`RuntimeError::OutOfMemory`].
     fn alloc(&self, name: &str, bytes: usize) -> Result<Buffer, RuntimeError>;
 
-    /// Whether memory between kernels may serve from one run to the next. A device that watches its memory wants it new
-    /// each time: nothing is in it then, and it ends where its use ends.
-    fn keeps_temporaries(&self) -> bool {
-        true
+    /// How one piece of memory becomes several buffers. `None` from a device that watches its memory: there each buffer is an
+    /// allocation of its own, which ends where its use ends, so that no kernel takes another's bytes for its own unnoticed.
+    fn parts(&self) -> Option<&dyn Parts> {
+        None
     }
 
     /// Copies `from` to the bytes of `buffer` from `offset` on.
@@ -72,9 +72,11 @@ pub trait Device: Send + Sync {
     /// Where that reaches past the end, or the buffer is another device's.
     fn read(&self, buffer: &Buffer, offset: usize, out: &mut [u8]) -> Result<(), RuntimeError>;
 
-    /// Into how many parts attention splits the cached tokens (the symbol `Z`) in launches of these sizes. The result
-    /// depends on nothing but `dims`, so that equal launches give equal bits.
-    fn splits(&self, dims: &Dims) -> usize;
+    /// Blocks that split attention aims at in a launch (the symbol `W`): as many as keep the device busy. A constant of the
+    /// device, which does not follow from the number of threads, so that equal launches give equal bits.
+    fn blocks(&self) -> usize {
+        64
+    }
 
     /// Makes a kernel of a plan executable, for launches of about the sizes in `dims`. Launches of any size give right
     /// results.
@@ -82,6 +84,16 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// Where the kernel cannot be built or no schedule fits the device.
     fn prepare(&self, plan: &Plan, region: &Region, dims: &Dims) -> Result<Prepared, RuntimeError>;
+}
+
+/// A device whose memory can be divided.
+pub trait Parts {
+    /// The `bytes` bytes of `buffer` from `offset` on, a multiple of [`ARENA_ALIGN`](mlafuse_ir::plan::ARENA_ALIGN), as a
+    /// buffer of their own: the same memory.
+    ///
+    /// # Errors
+    /// Where that reaches past the end, or the buffer is another device's.
+    fn part(&self, buffer: &Buffer, offset: usize, bytes: usize) -> Result<Buffer, RuntimeError>;
 }
 
 /// A kernel of a plan, made executable.

@@ -77,8 +77,8 @@ pub enum RuntimeError {
         /// Bytes it has.
         found: usize,
     },
-    /// A kernel parameter that names no buffer of the plan.
-    #[error("kernel {kernel}: parameter {param} is no buffer of the plan")]
+    /// A kernel parameter that names no buffer which the plan's region uses.
+    #[error("kernel {kernel}: parameter {param} is no buffer that its region reads or writes")]
     Parameter {
         /// The kernel.
         kernel: String,

@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use mlafuse_codegen::build::splits_of_equals;
 use mlafuse_codegen::schedule::Schedule;
 use mlafuse_codegen::tile::{ParamKind, TileProgram};
-use mlafuse_ir::plan::{self, BufferId, BufferRole, Plan};
+use mlafuse_ir::plan::{self, BufferId, BufferRole, Plan, Region, RegionKind, SizeError};
 use mlafuse_ir::size::{Dims, Symbol};
 
-use crate::{Buffer, Device, Kernel, Prepared, RuntimeError, Statistics};
+use crate::temporaries::Temporaries;
+use crate::{Buffer, Device, Kernel, Prepared, RuntimeError, Statistics, with_splits};
 
 /// The time one launch took.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,7 +32,7 @@ pub struct Run {
     pub outputs: BTreeMap<String, Buffer>,
     /// Each launch, in order.
     pub kernels: Vec<KernelTime>,
-    /// Splits of the cached tokens.
+    /// Most splits of a sequence's cached tokens: those that the buffers between the kernels have room for.
     pub splits: usize,
 }
 
@@ -49,7 +51,7 @@ pub struct Executable {
     plan: Plan,
     steps: Vec<Step>,
     /// Memory between kernels, kept from one run to the next; whoever runs takes it.
-    temps: Mutex<BTreeMap<BufferId, Buffer>>,
+    kept: Mutex<Option<Buffer>>,
 }
 
 impl Executable {
@@ -73,14 +75,14 @@ impl Executable {
                 name: region.name.clone(),
                 schedule,
                 kernel,
-                buffers: tensors(&plan, &program)?,
+                buffers: tensors(&plan, region, &program)?,
             });
         }
         Ok(Executable {
             device,
             plan,
             steps,
-            temps: Mutex::default(),
+            kept: Mutex::default(),
         })
     }
 
@@ -99,36 +101,64 @@ impl Executable {
         self.steps.iter().map(|step| (step.name.as_str(), &step.schedule))
     }
 
+    /// Splits that each sequence has in a launch of these sizes where all have `S` cached tokens; 1 where no kernel splits.
+    pub fn splits_of_equals(&self, dims: &Dims) -> usize {
+        let dims = with_splits(dims, self.device.as_ref());
+        let kernels = self.plan.kernels.iter().zip(&self.steps);
+        let splits = kernels.filter_map(|(region, step)| match &region.kind {
+            RegionKind::Attention(attention) => splits_of_equals(attention, &step.schedule, &dims),
+            _ => None,
+        });
+        splits.max().unwrap_or(1)
+    }
+
     /// Launches every kernel in order. `inputs` are bound by the graph's input names, others among them are ignored; a
-    /// cache is written in place. Where `dims` has no `Z`, the device says into how many parts attention is split.
+    /// cache is written in place. Where `dims` has no `Z`, attention is split by [`with_splits`].
     ///
     /// # Errors
     /// [`RuntimeError::MissingInput`], [`RuntimeError::InputSize`] and [`RuntimeError::BufferSize`] before anything is
     /// launched; [`RuntimeError::OutOfMemory`]; those of the launches, after which a cache holds unspecified rows where
     /// the new tokens go.
     pub fn run(&self, dims: &Dims, inputs: &BTreeMap<String, Buffer>) -> Result<Run, RuntimeError> {
-        let splits = dims.get(Symbol::Z).unwrap_or_else(|| self.device.splits(dims)).max(1);
-        let dims = dims.clone().with(Symbol::Z, splits);
-        let mut kept = std::mem::take(&mut *self.temps.lock().unwrap_or_else(PoisonError::into_inner));
-        let bound = self.bind(&dims, inputs, &mut kept)?;
-        let kernels = self.launch(&dims, &bound);
-        *self.temps.lock().unwrap_or_else(PoisonError::into_inner) = kept;
+        let dims = with_splits(dims, self.device.as_ref());
+        let mut bound = self.bind(&dims, inputs)?;
+        let arena = self.plan.arena(&dims).map_err(|error| self.size_error(error, &dims))?;
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let temporaries = Temporaries::new(self.device.as_ref(), &self.plan, arena, kept)?;
+        let kernels = self.launch(&dims, &mut bound, &temporaries);
+        self.keep(temporaries.into_memory());
         Ok(Run {
             outputs: self.outputs(&bound),
             kernels: kernels?,
-            splits,
+            splits: dims.get(Symbol::Z).unwrap_or(1),
         })
     }
 
-    fn launch(&self, dims: &Dims, bound: &[Buffer]) -> Result<Vec<KernelTime>, RuntimeError> {
+    /// Of runs at the same time, the largest memory is kept.
+    fn keep(&self, memory: Option<Buffer>) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let other = kept.as_ref().map_or(0, Buffer::len);
+        if memory.as_ref().is_some_and(|memory| memory.len() > other) {
+            *kept = memory;
+        }
+    }
+
+    fn launch(
+        &self,
+        dims: &Dims,
+        bound: &mut [Option<Buffer>],
+        temporaries: &Temporaries<'_>,
+    ) -> Result<Vec<KernelTime>, RuntimeError> {
         let mut times = Vec::with_capacity(self.steps.len());
-        for step in &self.steps {
+        for (index, step) in self.steps.iter().enumerate() {
             let _span = tracing::debug_span!("launch", kernel = %step.name).entered();
-            let buffers: Vec<&Buffer> = step.buffers.iter().filter_map(|id| bound.get(id.0)).collect();
+            temporaries.begin(index, bound)?;
+            let buffers: Vec<&Buffer> = step.buffers.iter().filter_map(|id| bound.get(id.0)?.as_ref()).collect();
             let start = Instant::now();
             let statistics = step.kernel.launch(dims, &buffers)?;
             let ms = start.elapsed().as_secs_f64() * 1e3;
             tracing::trace!(ms, "launched");
+            temporaries.end(index, bound);
             times.push(KernelTime {
                 name: step.name.clone(),
                 ms,
@@ -138,50 +168,30 @@ impl Executable {
         Ok(times)
     }
 
-    /// Memory for each buffer of the plan.
-    fn bind(
-        &self,
-        dims: &Dims,
-        inputs: &BTreeMap<String, Buffer>,
-        kept: &mut BTreeMap<BufferId, Buffer>,
-    ) -> Result<Vec<Buffer>, RuntimeError> {
-        let mut bound = Vec::with_capacity(self.plan.buffers.len());
-        for (index, buffer) in self.plan.buffers.iter().enumerate() {
-            let expected = self.bytes(buffer, dims)?;
-            let memory = match &buffer.role {
-                BufferRole::Input(name) => self.input(name, expected, inputs)?,
-                BufferRole::Output(_) => self.device.alloc(&buffer.name, expected)?,
-                BufferRole::Temp => match kept.get(&BufferId(index)) {
-                    Some(memory) if memory.len() >= expected => memory.clone(),
-                    _ => {
-                        let memory = self.device.alloc(&buffer.name, expected)?;
-                        if self.device.keeps_temporaries() {
-                            kept.insert(BufferId(index), memory.clone());
-                        }
-                        memory
-                    }
-                },
-            };
-            bound.push(memory);
-        }
-        Ok(bound)
+    /// Memory for each buffer of the plan that is there from the first kernel to the last.
+    fn bind(&self, dims: &Dims, inputs: &BTreeMap<String, Buffer>) -> Result<Vec<Option<Buffer>>, RuntimeError> {
+        let memory = |buffer: &plan::Buffer| {
+            let expected = buffer.bytes(dims).map_err(|error| self.size_error(error, dims))?;
+            match &buffer.role {
+                BufferRole::Input(name) => self.input(name, expected, inputs).map(Some),
+                BufferRole::Output(_) => self.device.alloc(&buffer.name, expected).map(Some),
+                BufferRole::Temp => Ok(None),
+            }
+        };
+        self.plan.buffers.iter().map(memory).collect()
     }
 
-    fn bytes(&self, buffer: &plan::Buffer, dims: &Dims) -> Result<usize, RuntimeError> {
-        let elements = buffer.size.value(dims);
-        let bytes = elements.and_then(|elements| elements.checked_mul(buffer.dtype.size_bytes()));
-        bytes.filter(|&bytes| bytes <= isize::MAX as usize).ok_or_else(|| {
-            let values: Vec<String> = dims
-                .iter()
-                .map(|(symbol, value)| format!("{symbol} = {value}"))
-                .collect();
-            RuntimeError::BufferSize {
-                plan: self.plan.graph.name.clone(),
-                buffer: buffer.name.clone(),
-                size: buffer.size.to_string(),
-                dims: values.join(", "),
-            }
-        })
+    fn size_error(&self, error: SizeError, dims: &Dims) -> RuntimeError {
+        let values: Vec<String> = dims
+            .iter()
+            .map(|(symbol, value)| format!("{symbol} = {value}"))
+            .collect();
+        RuntimeError::BufferSize {
+            plan: self.plan.graph.name.clone(),
+            buffer: error.buffer,
+            size: error.size,
+            dims: values.join(", "),
+        }
     }
 
     fn input(&self, name: &str, expected: usize, inputs: &BTreeMap<String, Buffer>) -> Result<Buffer, RuntimeError> {
@@ -202,15 +212,18 @@ impl Executable {
         Ok(buffer.clone())
     }
 
-    fn outputs(&self, bound: &[Buffer]) -> BTreeMap<String, Buffer> {
+    fn outputs(&self, bound: &[Option<Buffer>]) -> BTreeMap<String, Buffer> {
         let mut outputs = BTreeMap::new();
         for (name, value) in &self.plan.graph.outputs {
-            let memory = self.plan.view(*value).and_then(|view| bound.get(view.buffer.0));
+            let memory = self
+                .plan
+                .view(*value)
+                .and_then(|view| bound.get(view.buffer.0)?.as_ref());
             outputs.extend(memory.map(|memory| (name.clone(), memory.clone())));
         }
         // A plan may also hand out what no value of its graph is.
         for (buffer, memory) in self.plan.buffers.iter().zip(bound) {
-            if let BufferRole::Output(names) = &buffer.role {
+            if let (BufferRole::Output(names), Some(memory)) = (&buffer.role, memory) {
                 outputs.extend(names.iter().map(|name| (name.clone(), memory.clone())));
             }
         }
@@ -242,12 +255,14 @@ fn in_parallel<T: Sync, R: Send>(items: &[T], f: impl Fn(&T) -> R + Sync) -> Vec
     results.into_iter().map(|(_, result)| result).collect()
 }
 
-/// The plan's buffers that a program's tensor parameters stand for.
-fn tensors(plan: &Plan, program: &TileProgram) -> Result<Vec<BufferId>, RuntimeError> {
+/// The plan's buffers that a program's tensor parameters stand for. Lifetimes follow from what the region says it uses, so a
+/// program may use nothing else.
+fn tensors(plan: &Plan, region: &Region, program: &TileProgram) -> Result<Vec<BufferId>, RuntimeError> {
     let mut buffers = Vec::new();
     for param in &program.params {
         if let ParamKind::Tensor { buffer, .. } = param.kind {
-            if buffer.0 >= plan.buffers.len() {
+            let used = region.reads.contains(&buffer) || region.writes.contains(&buffer);
+            if !used || buffer.0 >= plan.buffers.len() {
                 return Err(RuntimeError::Parameter {
                     kernel: program.name.clone(),
                     param: param.name.clone(),
@@ -301,6 +316,11 @@ mod tests {
             (values, run.outputs["b"].clone())
         };
         let runs = [run(3, 0.0), run(1, 50.0), run(5, 100.0)];
+        let arena = executable.plan().arena(&Dims::new().with(Symbol::T, 5)).unwrap();
+        assert_eq!(
+            executable.kept.lock().unwrap().as_ref().map(Buffer::len),
+            Some(arena.bytes)
+        );
         for (values, output) in runs {
             let mut bytes = vec![0; output.len()];
             device.read(&output, 0, &mut bytes).unwrap();

@@ -15,11 +15,13 @@ pub mod nvrtc;
 mod sim;
 mod spec;
 mod splits;
+mod temporaries;
 
 pub use compile::{CompiledKernel, Rejected, Resources, SourceKernel, compile_region, region_source};
-pub use device::{Buffer, Device, Kernel, Prepared, open};
+pub use device::{Buffer, Device, Kernel, Parts, Prepared, open};
 pub use error::RuntimeError;
 pub use executable::{Executable, KernelTime, Run};
 pub use ptxsim::machine::{Counters, Statistics};
 pub use sim::SimBuffer;
 pub use spec::{DeviceSpec, DeviceSpecError};
+pub use splits::{Splits, UnknownSplits, with_splits};

@@ -12,7 +12,7 @@ use ptxsim::machine::{self, Access, Checks, Contents, LaunchConfig, Memory, Opti
 use crate::cache::KernelCache;
 use crate::device::Prepared;
 use crate::nvrtc::Nvrtc;
-use crate::{Buffer, CompiledKernel, Device, Kernel, RuntimeError, compile_region, splits};
+use crate::{Buffer, CompiledKernel, Device, Kernel, RuntimeError, compile_region};
 
 /// A GPU of one architecture. Kernels run on as many threads as the current rayon pool has, one launch at a time.
 pub(crate) struct Sim {
@@ -70,11 +70,6 @@ impl Device for Sim {
         })))
     }
 
-    /// So that what a kernel reads of them was written in the same run.
-    fn keeps_temporaries(&self) -> bool {
-        false
-    }
-
     fn write(&self, buffer: &Buffer, offset: usize, from: &[u8]) -> Result<(), RuntimeError> {
         let address = own(buffer, &self.memory)?.address;
         Ok(lock(&self.memory).write(address.saturating_add(offset as u64), from)?)
@@ -83,11 +78,6 @@ impl Device for Sim {
     fn read(&self, buffer: &Buffer, offset: usize, out: &mut [u8]) -> Result<(), RuntimeError> {
         let address = own(buffer, &self.memory)?.address;
         Ok(lock(&self.memory).read(address.saturating_add(offset as u64), out)?)
-    }
-
-    /// As the processor: there are no SMs to fill, and results of the two can be compared kernel by kernel.
-    fn splits(&self, dims: &Dims) -> usize {
-        splits::by_length(dims)
     }
 
     fn prepare(&self, plan: &Plan, region: &Region, dims: &Dims) -> Result<Prepared, RuntimeError> {

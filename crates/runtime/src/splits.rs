@@ -1,32 +1,186 @@
-//! Into how many parts attention splits the cached tokens.
+//! How attention splits the cached tokens: what a launch is told, from capacities alone. The kernels make the plan of it, from
+//! the lengths on the device.
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::str::FromStr;
 
 use mlafuse_ir::size::{Dims, Symbol};
 
-/// Cached tokens that are worth a split of their own.
-const TOKENS_PER_SPLIT: usize = 128;
-/// Most splits: each adds a partial result that the combine reads.
+use crate::Device;
+
+/// Fewest cached tokens of a balanced split.
+const FEWEST_TOKENS: usize = 128;
+/// Most balanced splits of a sequence: each adds a partial result that the combine reads.
 const MOST_SPLITS: usize = 16;
 /// New tokens of a sequence from which on there are blocks enough without splitting.
 const LONG: usize = 9;
 
-/// By the longest sequence alone: neither the number of threads nor that of SMs may change a result.
-pub(crate) fn by_length(dims: &Dims) -> usize {
-    match (dims.get(Symbol::S), dims.get(Symbol::T)) {
-        (Some(cached), Some(new)) if new < LONG => cached.div_ceil(TOKENS_PER_SPLIT).clamp(1, MOST_SPLITS),
-        _ => 1,
+/// How attention splits the cached tokens of a sequence over blocks.
+///
+/// Text, in `Display` and `FromStr` alike: `balanced`, `fixed:512`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Splits {
+    /// As the lengths of the whole batch suggest, so that a ragged batch keeps the device evenly busy. The same batch gives the
+    /// same bits.
+    #[default]
+    Balanced,
+    /// So many tokens each, in whole tiles of the kernel: a sequence's result does not depend on the others of its batch.
+    /// The partial results of all splits that a sequence has room for are in memory, so the fewer tokens the more memory.
+    Fixed {
+        /// Tokens of a split.
+        tokens: NonZeroUsize,
+    },
+}
+
+impl Splits {
+    /// `dims` with what the kernels of a launch are told (`Z`, `W` and `F`), where no sequence of the launch may have more than
+    /// `room` cached tokens. Nothing in it depends on a length. Launches of long prefills are not split.
+    pub fn bind(self, dims: &Dims, room: usize, device: &dyn Device) -> Dims {
+        let (blocks, fewest) = match self {
+            _ if !few_tokens(dims) => (device.blocks(), 1),
+            Splits::Balanced => (device.blocks(), FEWEST_TOKENS),
+            // With so many blocks to be made the batch asks nothing of a sequence.
+            Splits::Fixed { tokens } => (i32::MAX as usize, tokens.get()),
+        };
+        dims.clone()
+            .with(Symbol::Z, self.most(dims, room))
+            .with(Symbol::W, blocks)
+            .with(Symbol::F, fewest)
+    }
+
+    /// The splits `Z` that a sequence of a launch of the sizes in `dims` may have, of at most `room` cached tokens.
+    pub fn most(self, dims: &Dims, room: usize) -> usize {
+        match self {
+            _ if !few_tokens(dims) => 1,
+            Splits::Balanced => room.div_ceil(FEWEST_TOKENS).clamp(1, MOST_SPLITS),
+            Splits::Fixed { tokens } => room.div_ceil(tokens.get()).max(1),
+        }
+    }
+
+    /// The B, T and S that kernels are made for which launches of the sizes in `dims` share, each rounded up to a power of two.
+    /// Of a few new tokens S is the room, so that a sequence may grow under the same kernels.
+    pub fn class(self, dims: &Dims, room: usize) -> [usize; 3] {
+        let size = |symbol| dims.get(symbol).unwrap_or(1);
+        let cached = if few_tokens(dims) { room } else { size(Symbol::S) };
+        let [sequences, cached] = match self {
+            Splits::Balanced => [size(Symbol::B), cached],
+            Splits::Fixed { .. } => [MEDIUM_BATCH, MEDIUM_LENGTH],
+        };
+        [sequences, size(Symbol::T), cached].map(|size| size.max(1).next_power_of_two())
+    }
+}
+
+/// Sequences and cached tokens that kernels are made for where their choice must not depend on the batch.
+const MEDIUM_BATCH: usize = 16;
+const MEDIUM_LENGTH: usize = 4096;
+
+/// `dims` with what kernels are told of splits: as they are where they say it, else balanced for `S` cached tokens.
+pub fn with_splits(dims: &Dims, device: &dyn Device) -> Dims {
+    match dims.get(Symbol::Z) {
+        Some(_) => dims.clone(),
+        None => Splits::Balanced.bind(dims, dims.get(Symbol::S).unwrap_or(0), device),
+    }
+}
+
+fn few_tokens(dims: &Dims) -> bool {
+    dims.get(Symbol::T).is_some_and(|new| new < LONG)
+}
+
+/// A text that names no [`Splits`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("splits \"{found}\": expected balanced, or fixed:TOKENS with at least 1 token (as fixed:512)")]
+pub struct UnknownSplits {
+    /// The text.
+    pub found: String,
+}
+
+impl fmt::Display for Splits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Splits::Balanced => f.pad("balanced"),
+            Splits::Fixed { tokens } => f.pad(&format!("fixed:{tokens}")),
+        }
+    }
+}
+
+impl FromStr for Splits {
+    type Err = UnknownSplits;
+
+    fn from_str(text: &str) -> Result<Splits, UnknownSplits> {
+        let unknown = || UnknownSplits {
+            found: text.to_string(),
+        };
+        if text == "balanced" {
+            return Ok(Splits::Balanced);
+        }
+        let tokens = text.strip_prefix("fixed:").ok_or_else(unknown)?;
+        let digits = tokens.bytes().all(|byte| byte.is_ascii_digit());
+        let tokens = tokens.parse().ok().filter(|_| digits);
+        // Kernels take it in 32 bits.
+        let tokens = tokens.filter(|tokens: &NonZeroUsize| i32::try_from(tokens.get()).is_ok());
+        tokens.map(|tokens| Splits::Fixed { tokens }).ok_or_else(unknown)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{DeviceSpec, open};
+
+    fn told(splits: Splits, new: usize, room: usize) -> [usize; 3] {
+        let device = open(DeviceSpec::Cpu).unwrap();
+        let dims = splits.bind(&Dims::new().with(Symbol::T, new), room, device.as_ref());
+        [Symbol::Z, Symbol::W, Symbol::F].map(|symbol| dims.get(symbol).unwrap())
+    }
 
     #[test]
-    fn long_caches_are_split_and_long_prefills_are_not() {
-        let dims = |new, cached| Dims::new().with(Symbol::T, new).with(Symbol::S, cached);
-        let splits =
-            [(1, 0), (1, 129), (8, 1000), (1, 1 << 20), (9, 1000)].map(|(new, cached)| by_length(&dims(new, cached)));
-        assert_eq!(splits, [1, 2, 8, 16, 1]);
-        assert_eq!(by_length(&Dims::new()), 1);
+    fn large_caches_are_split_and_long_prefills_are_not() {
+        let most = [(1, 0), (1, 129), (8, 1000), (1, 1 << 20), (9, 1000)].map(|(new, room)| {
+            let [most, blocks, fewest] = told(Splits::Balanced, new, room);
+            assert!(blocks >= 1 && fewest >= 1);
+            most
+        });
+        assert_eq!(most, [1, 2, 8, 16, 1]);
+    }
+
+    #[test]
+    fn fixed_splits_have_their_tokens_and_nobody_elses() {
+        let fixed: Splits = "fixed:100".parse().unwrap();
+        assert_eq!(told(fixed, 1, 1000), [10, i32::MAX as usize, 100]);
+        assert_eq!(told(fixed, 1, 0), [1, i32::MAX as usize, 100]);
+        assert_eq!(told(fixed, 9, 1000)[0], 1);
+    }
+
+    #[test]
+    fn what_is_said_of_splits_stays() {
+        let device = open(DeviceSpec::Cpu).unwrap();
+        let dims = Dims::new().with(Symbol::T, 1).with(Symbol::S, 300);
+        assert_eq!(with_splits(&dims, device.as_ref()).get(Symbol::Z), Some(3));
+        let told = dims.with(Symbol::Z, 7);
+        assert_eq!(with_splits(&told, device.as_ref()), told);
+    }
+
+    #[test]
+    fn texts_are_read_back() {
+        for text in ["balanced", "fixed:1", "fixed:512"] {
+            assert_eq!(text.parse::<Splits>().unwrap().to_string(), text);
+        }
+        for text in [
+            "",
+            "fixed",
+            "fixed:",
+            "fixed:0",
+            "fixed:-1",
+            "fixed:+5",
+            "fixed:99999999999",
+            "even",
+        ] {
+            let error = text.parse::<Splits>().unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("splits \"{text}\": expected balanced")),
+                "{error}"
+            );
+        }
     }
 }

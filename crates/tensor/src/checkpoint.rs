@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use serde::Deserialize;
 
 use crate::safetensors_file::{MAX_HEADER_BYTES, io_error, near_names, regular_file_bytes};
-use crate::{HostTensor, Result, SafetensorsFile, TensorError};
+use crate::{HostTensor, Result, SafetensorsFile, StoredTensor, TensorError};
 
 const SINGLE_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
@@ -137,6 +137,14 @@ impl Checkpoint {
     /// As [`tensor`](Self::tensor), and [`TensorError::TensorShape`].
     pub fn tensor_shaped(&self, name: &str, shape: &[usize]) -> Result<HostTensor> {
         self.file_of(name)?.tensor_shaped(name, shape)
+    }
+
+    /// The tensor, of any type, which must have this shape; to be read later.
+    ///
+    /// # Errors
+    /// As [`SafetensorsFile::stored_shaped`], and those of [`SafetensorsFile::open`] for its shard.
+    pub fn stored_shaped(&self, name: &str, shape: &[usize]) -> Result<StoredTensor> {
+        self.file_of(name)?.stored_shaped(name, shape)
     }
 
     /// The file that holds a tensor.

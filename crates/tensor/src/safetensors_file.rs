@@ -13,7 +13,7 @@ use memmap2::Mmap;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
-use crate::{DType, HostTensor, Result, TensorError};
+use crate::{DType, HostTensor, Result, StoredTensor, TensorError};
 
 const LENGTH_BYTES: usize = 8;
 /// The format's own limit.
@@ -92,6 +92,35 @@ impl SafetensorsFile {
     /// [`TensorError::MissingTensor`], with up to three near names;
     /// [`TensorError::UnsupportedDType`]; [`TensorError::TensorInFile`].
     pub fn tensor(&self, name: &str) -> Result<HostTensor> {
+        self.stored(name)?.read()
+    }
+
+    /// The tensor, of any type, which must have this shape.
+    ///
+    /// # Errors
+    /// As [`tensor`](Self::tensor), and [`TensorError::TensorShape`].
+    pub fn tensor_shaped(&self, name: &str, shape: &[usize]) -> Result<HostTensor> {
+        self.stored_shaped(name, shape)?.read()
+    }
+
+    /// The tensor, of any type, which must have this shape; to be read later.
+    ///
+    /// # Errors
+    /// [`TensorError::MissingTensor`], [`TensorError::UnsupportedDType`], [`TensorError::TensorShape`].
+    pub fn stored_shaped(&self, name: &str, shape: &[usize]) -> Result<StoredTensor> {
+        let stored = self.stored(name)?;
+        if stored.shape != shape {
+            return Err(TensorError::TensorShape {
+                path: self.path.clone(),
+                name: name.to_owned(),
+                expected: shape.to_vec(),
+                got: stored.shape,
+            });
+        }
+        Ok(stored)
+    }
+
+    fn stored(&self, name: &str) -> Result<StoredTensor> {
         let info = self.metadata.info(name).ok_or_else(|| TensorError::MissingTensor {
             path: self.path.clone(),
             name: name.to_owned(),
@@ -102,21 +131,14 @@ impl SafetensorsFile {
             name: name.to_owned(),
             found: info.dtype.to_string(),
         })?;
-        HostTensor::from_map(dtype, &info.shape, &self.map, self.byte_range(info)).map_err(|source| {
-            TensorError::TensorInFile {
-                path: self.path.clone(),
-                name: name.to_owned(),
-                source: Box::new(source),
-            }
+        Ok(StoredTensor {
+            path: self.path.clone(),
+            name: name.to_owned(),
+            dtype,
+            shape: info.shape.clone(),
+            map: Arc::clone(&self.map),
+            range: self.byte_range(info),
         })
-    }
-
-    /// The tensor, of any type, which must have this shape.
-    ///
-    /// # Errors
-    /// As [`tensor`](Self::tensor), and [`TensorError::TensorShape`].
-    pub fn tensor_shaped(&self, name: &str, shape: &[usize]) -> Result<HostTensor> {
-        with_shape(self.tensor(name)?, &self.path, name, shape)
     }
 
     /// In the map. `open` checked that the offsets are in order and end where the file does.
@@ -124,18 +146,6 @@ impl SafetensorsFile {
         let (start, end) = info.data_offsets;
         self.data_start + start..self.data_start + end
     }
-}
-
-fn with_shape(tensor: HostTensor, path: &Path, name: &str, shape: &[usize]) -> Result<HostTensor> {
-    if tensor.shape() != shape {
-        return Err(TensorError::TensorShape {
-            path: path.into(),
-            name: name.to_owned(),
-            expected: shape.to_vec(),
-            got: tensor.shape().to_vec(),
-        });
-    }
-    Ok(tensor)
 }
 
 /// Up to three of `names`, those that share the longest beginning and end with `name`.

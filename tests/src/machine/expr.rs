@@ -150,6 +150,13 @@ impl Block<'_, '_> {
                     (0..self.threads()).map(|t| x.at(t ^ (lanes & 31))).collect(),
                 ))
             }
+            (WarpSum, [x]) => {
+                mask.warps()?;
+                let x = self.ints(x, mask)?;
+                let lanes = |t: usize| t & !31..(t & !31) + 32;
+                let sums = (0..self.threads()).map(|t| lanes(t).map(|lane| x.at(lane)).sum());
+                Value::Int(in_range(Lanes::each(sums.collect()), Ty::I32, mask)?)
+            }
             (ToFloat(DType::BF16), [x]) => {
                 Value::Float(self.ints(x, mask)?.map(|bits| bf16::from_bits(bits as u16).to_f32()))
             }

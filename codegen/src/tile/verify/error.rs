@@ -179,13 +179,19 @@ pub enum Fault {
         /// How many it has.
         cols: usize,
     },
-    /// A gemm that uses a number of b's columns that does not fit a and acc.
-    #[error("b's columns are {}..{}, expected {}..{}", got.start, got.end, expected.start, expected.end)]
+    /// A gemm that uses another number of b's columns than acc has (Kn).
+    #[error("b's columns are {}..{}, expected {expected} of them", got.start, got.end)]
     GemmColumns {
-        /// The columns that fit: all k of a for Nk, as many as acc has for Kn.
-        expected: Columns,
+        /// Columns of acc.
+        expected: usize,
         /// The columns named.
         got: Columns,
+    },
+    /// A gemm whose columns of a start before the first.
+    #[error("a's columns start at {start}, expected at least 0")]
+    GemmStart {
+        /// The first column.
+        start: i64,
     },
     /// A number of rotated columns that is odd, zero or more than the tile has.
     #[error("{d} columns are rotated, expected an even number in 2..={cols}")]

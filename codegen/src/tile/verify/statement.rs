@@ -18,6 +18,19 @@ pub(super) fn check_stmt(program: &TileProgram, stmt: &Stmt, flow: &mut Flow) ->
             let kind = kind_of(program, flow, value, Place::Block)?;
             flow.bind(program, *var, kind)
         }
+        Stmt::Sum {
+            var,
+            index,
+            count,
+            value,
+        } => {
+            expect_int(program, flow, count, Place::Block)?;
+            let outside = flow.enter();
+            flow.bind(program, *index, ScalarKind::Int)?;
+            expect_int(program, flow, value, Place::Block)?;
+            flow.leave(outside);
+            flow.bind(program, *var, ScalarKind::Int)
+        }
         Stmt::For { start, end, .. } => {
             expect_int(program, flow, start, Place::Block)?;
             expect_int(program, flow, end, Place::Block)
@@ -30,10 +43,11 @@ pub(super) fn check_stmt(program: &TileProgram, stmt: &Stmt, flow: &mut Flow) ->
         Stmt::Gemm {
             acc,
             a,
+            a_start,
             b,
             layout,
             b_cols,
-        } => check_gemm(program, flow, [*acc, *a, *b], *layout, b_cols),
+        } => check_gemm(program, flow, [*acc, *a, *b], a_start, *layout, b_cols),
         Stmt::Map { dst, value } => check_map(program, flow, *dst, value),
         Stmt::Reduce { op, dst, src } => check_reduce(program, flow, *op, *dst, *src),
         Stmt::Finish { dst, src } => check_finish(program, flow, *dst, *src),
@@ -105,29 +119,41 @@ fn check_gemm(
     program: &TileProgram,
     flow: &Flow,
     [acc, a, b]: [TileId; 3],
+    a_start: &Expr,
     layout: BLayout,
     b_cols: &Columns,
 ) -> Result<(), Fault> {
     operand(program, "acc", acc, Want::fragment(None, None))?;
     let Tile { rows: m, cols: n, .. } = *tile(program, acc)?;
     operand(program, "a", a, Want::shared(None, Some(m)))?;
-    let Tile { cols: k, dtype, .. } = *tile(program, a)?;
     float_tile(program, "a", a)?;
-    let (b_rows, expected) = match layout {
-        BLayout::Nk => (n, 0..k),
-        BLayout::Kn => (k, b_cols.start..b_cols.start.saturating_add(n)),
-    };
-    operand(program, "b", b, Want::shared(Some(dtype), Some(b_rows)))?;
-    if *b_cols != expected {
+    let b_rows = (layout == BLayout::Nk).then_some(n);
+    operand(program, "b", b, Want::shared(Some(tile(program, a)?.dtype), b_rows))?;
+    let b_tile = tile(program, b)?;
+    check_columns(b_tile, b_cols)?;
+    if layout == BLayout::Kn && b_cols.len() != n {
         return Err(Fault::GemmColumns {
-            expected,
+            expected: n,
             got: b_cols.clone(),
         });
     }
-    check_columns(tile(program, b)?, b_cols)?;
     flow.read_all(program, acc)?;
-    flow.read_all(program, a)?;
+    read_depth(program, flow, a, a_start, layout.depth(b_tile, b_cols))?;
     flow.read(program, b, b_cols.clone())
+}
+
+/// Checks the `depth` columns of `a` from `start` on. Where `start` is not known, an executor finds out whether they are
+/// there, and all of `a` must be written.
+fn read_depth(program: &TileProgram, flow: &Flow, a: TileId, start: &Expr, depth: usize) -> Result<(), Fault> {
+    expect_int(program, flow, start, Place::Block)?;
+    let Expr::Int(start) = *start else {
+        check_columns(tile(program, a)?, &(0..depth))?;
+        return flow.read_all(program, a);
+    };
+    let start = usize::try_from(start).map_err(|_| Fault::GemmStart { start })?;
+    let cols = start..start.saturating_add(depth);
+    check_columns(tile(program, a)?, &cols)?;
+    flow.read(program, a, cols)
 }
 
 fn check_map(program: &TileProgram, flow: &mut Flow, dst: TileId, value: &Expr) -> Result<(), Fault> {

@@ -3,7 +3,7 @@
 use crate::random::Random;
 use anyhow::{Context, Result, bail};
 use mlafuse_ir::graph::Op;
-use mlafuse_ir::plan::{Buffer, BufferId, BufferRole, Plan, Region, RegionKind, View};
+use mlafuse_ir::plan::{Buffer, BufferId, BufferRole, Keys, Plan, Region, RegionKind, View};
 use mlafuse_ir::size::{Dims, Size, Symbol};
 use mlafuse_tensor::{DType, HostTensor};
 use std::collections::BTreeMap;
@@ -125,16 +125,18 @@ fn spoil(
 ) -> Result<()> {
     let cache = match &region.kind {
         RegionKind::Attention(attention) => Some((attention.cache, attention.block_table)),
-        RegionKind::Node(value) => {
-            let node = plan.graph.node(*value);
-            let args = (node.args.first().copied(), node.args.get(1).copied());
-            if node.op == Op::CacheRead {
-                args.0.zip(args.1)
-            } else {
-                None
+        RegionKind::Node(_) => region.nodes.iter().find_map(|&node| {
+            let node = plan.graph.node(node);
+            match (&node.op, node.args.as_slice()) {
+                (Op::CacheRead, &[cache, table, _]) => Some((cache, table)),
+                _ => None,
             }
-        }
+        }),
         RegionKind::Combine(combine) => return spoil_last_split(combine.partial, combine.lse, dims, buffers),
+        RegionKind::Prefill(prefill) => prefill.terms.iter().find_map(|term| match term.keys {
+            Keys::Cached { cache, block_table, .. } => Some((cache, block_table)),
+            Keys::PerHead(_) => None,
+        }),
     };
     let buffer = |value| plan.view(value).map(|view: &View| view.buffer);
     let Some((cache, table)) = cache.and_then(|(cache, table)| buffer(cache).zip(buffer(table))) else {
@@ -196,8 +198,11 @@ fn spoil_last_split(
     for (id, value) in [(partial, f32::NAN), (lse, f32::NEG_INFINITY)] {
         let Some(tensor) = buffers.get_mut(&id) else { continue };
         let mut values = tensor.to_f32_vec();
-        let of_sequence = values.len() / tensor.shape().first().copied().unwrap_or(1).max(1);
-        if let Some(last) = values.get_mut(of_sequence - of_sequence / splits..of_sequence) {
+        // Its first sequence.
+        let of_split = values.len() / splits;
+        let of_sequence = of_split / dims.get(Symbol::B).unwrap_or(1).max(1);
+        let start = values.len() - of_split;
+        if let Some(last) = values.get_mut(start..start + of_sequence) {
             last.fill(value);
         }
         *tensor = HostTensor::from_f32(tensor.shape(), &values)?.to_dtype(DType::F32);

@@ -41,7 +41,7 @@ pub fn run(args: &Args, layer: &Layer) -> Result<Report> {
             count: splits,
             block_n: kernel.schedule.block_n.max(1),
         };
-        let dims = layer.dims.clone().with(Symbol::Z, splits.count);
+        let dims = splits.told(&layer.dims);
         let memory = memory(&plan, region, &dims, args.seed.unwrap_or(0))?;
         let expected = expected(&plan, region, &dims, &memory, splits)?;
         Repro {

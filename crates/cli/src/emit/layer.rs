@@ -3,12 +3,12 @@
 use super::Args;
 use crate::model;
 use anyhow::{Context, Result, bail};
-use mlafuse::{PlanKind, launch_dims, machine, plan_for};
+use mlafuse::{PlanKind, PreparedLayer, launch_dims, machine};
 use mlafuse_ir::config::MlaConfig;
 use mlafuse_ir::graph::Graph;
 use mlafuse_ir::layer::{LayerOptions, build_layer};
 use mlafuse_ir::plan::{Plan, Region};
-use mlafuse_ir::rewrite::{Machine, Rewritten, rewrite};
+use mlafuse_ir::rewrite::Rewritten;
 use mlafuse_ir::size::{Dims, Symbol};
 use mlafuse_ir::target::Target;
 
@@ -50,24 +50,27 @@ impl Layer {
         build_layer(&self.config, &self.options).context("this model's layer cannot be built")
     }
 
-    /// The graph as the cost model rewrites it for these launches on this part, a kernel a node.
+    /// The graph as it is rewritten when weights are loaded, then as the cost model rewrites it for these launches on this part,
+    /// a kernel a node.
     pub fn rewritten(&self) -> Result<Rewritten> {
-        Ok(rewrite(&self.graph()?, &self.dims, &self.machine())?)
+        Ok(self.prepared()?.rewritten(&self.dims)?)
     }
 
     /// Its kernels.
     pub fn plan(&self) -> Result<Plan> {
-        let planned = plan_for(&self.graph()?, self.plan, &self.dims, &self.machine())?;
+        let prepared = self.prepared()?;
+        let planned = prepared.plan(self.plan, &self.dims)?;
         let mut plan = planned.plan;
-        if planned.rewritten.graph != self.rewritten()?.graph {
+        if planned.rewritten.graph != prepared.rewritten(&self.dims)?.graph {
             let note = "planned in the absorbed form, whose attention is one kernel, rather than in the form of --stage rewritten";
             plan.notes.push(note.to_string());
         }
         Ok(plan)
     }
 
-    fn machine(&self) -> Machine {
-        machine(&self.target, self.options.dtype)
+    fn prepared(&self) -> Result<PreparedLayer> {
+        let machine = machine(&self.target, self.options.dtype);
+        Ok(PreparedLayer::new(&self.graph()?, &machine)?)
     }
 }
 

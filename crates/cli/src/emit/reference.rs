@@ -25,6 +25,15 @@ pub struct Splits {
 }
 
 impl Splits {
+    /// `dims` with what a launch is told, so that every sequence has them all.
+    pub fn told(self, dims: &Dims) -> Dims {
+        let every = i32::MAX as usize;
+        dims.clone()
+            .with(Symbol::Z, self.count)
+            .with(Symbol::W, every)
+            .with(Symbol::F, 1)
+    }
+
     /// The tokens of split `z` of a sequence.
     pub fn tokens(self, z: usize, kv_len: usize) -> std::ops::Range<usize> {
         let share = kv_len.div_ceil(self.block_n).div_ceil(self.count) * self.block_n;
@@ -37,10 +46,12 @@ pub fn expected(plan: &Plan, region: &Region, dims: &Dims, memory: &Memory, spli
     check_cost(plan, region, dims)?;
     let (reads, buffers) = (Reads { plan, dims, memory }, &memory.buffers);
     match &region.kind {
+        // Rows past a length are never written.
+        RegionKind::Node(_) if reads.skips_rows(region) => Ok(BTreeMap::new()),
         RegionKind::Node(value) => {
             let view = plan.view(*value).context("the kernel's result is not in memory")?;
             let before = buffers.get(&view.buffer).map(|tensor| tensor.to_f64_vec());
-            let result = reads.nodes(&region.nodes, *value)?;
+            let result = reads.nodes(&region.nodes, *value, None)?;
             let size = plan
                 .buffer(view.buffer)
                 .size
@@ -54,15 +65,8 @@ pub fn expected(plan: &Plan, region: &Region, dims: &Dims, memory: &Memory, spli
             let (partial, lse) = reads.attention(attention, splits)?;
             Ok(BTreeMap::from([(attention.partial, partial), (attention.lse, lse)]))
         }
-        RegionKind::Combine(combine) => {
-            let view = plan
-                .view(combine.output)
-                .context("the kernel's result is not in memory")?;
-            let result = reads.combine(combine)?;
-            let mut data = vec![f64::NAN; plan.buffer(view.buffer).size.value(dims).unwrap_or(0)];
-            scatter(view, dims, &result, &mut data)?;
-            Ok(BTreeMap::from([(view.buffer, data)]))
-        }
+        RegionKind::Combine(combine) => reads.made(combine.output, &reads.combine(combine)?),
+        RegionKind::Prefill(prefill) => reads.made(prefill.output, &reads.nodes(&region.nodes, prefill.output, None)?),
     }
 }
 
@@ -93,10 +97,33 @@ struct Reads<'a> {
 }
 
 impl Reads<'_> {
+    /// The elements of `value`, where it lies in its buffer.
+    fn made(&self, value: ValueId, elements: &[f64]) -> Result<Expected> {
+        let view = self.plan.view(value).context("the kernel's result is not in memory")?;
+        let mut data = vec![f64::NAN; self.plan.buffer(view.buffer).size.value(self.dims).unwrap_or(0)];
+        scatter(view, self.dims, elements, &mut data)?;
+        Ok(BTreeMap::from([(view.buffer, data)]))
+    }
+
+    /// Whether the kernel makes rows of cached tokens only, and not all sequences are of the whole length.
+    fn skips_rows(&self, region: &Region) -> bool {
+        let cached = self.dims.get(Symbol::S).unwrap_or(0);
+        let (_, before) = region.nodes.split_last().unwrap_or((&ValueId(0), &[]));
+        let reads_cache = before
+            .iter()
+            .any(|&node| self.plan.graph.node(node).op == Op::CacheRead);
+        reads_cache && self.memory.kv_lens.iter().any(|&len| len < cached)
+    }
+
     /// A value in f64, through its view.
     fn value(&self, value: ValueId) -> Result<(Vec<usize>, Vec<f64>)> {
         let view = self.plan.view(value).context("an argument is not in memory")?;
         gather(view, self.dims, &self.buffer(view.buffer)?)
+    }
+
+    fn shape(&self, node: &Node) -> Result<Vec<usize>> {
+        let shape: Option<Vec<usize>> = node.ty.shape.iter().map(|dim| dim.value(self.dims)).collect();
+        shape.with_context(|| format!("a dimension of {} has no value", node.name))
     }
 
     fn buffer(&self, id: BufferId) -> Result<Vec<f64>> {
@@ -104,11 +131,13 @@ impl Reads<'_> {
         Ok(tensor.to_f64_vec())
     }
 
-    /// The interpreter on a graph of these nodes alone, of which `value` is the last.
-    fn nodes(&self, nodes: &[ValueId], value: ValueId) -> Result<Vec<f64>> {
+    /// The interpreter on a graph of these nodes alone, of which `value` is the last. `given` is a value that is not in
+    /// memory.
+    fn nodes(&self, nodes: &[ValueId], value: ValueId, given: Option<(ValueId, Vec<f64>)>) -> Result<Vec<f64>> {
         let mut part = Part {
             reads: self,
             nodes,
+            given,
             graph: Graph {
                 name: "kernel".to_string(),
                 ..Graph::default()
@@ -126,7 +155,7 @@ impl Reads<'_> {
             .to_vec())
     }
 
-    /// partial \[B, Z, T, H, columns\] and lse \[B, Z, T, H\]; the partial of a split without tokens stays NaN.
+    /// partial \[Z, B, T, H, columns\] and lse \[Z, B, T, H\]; the partial of a split without tokens stays NaN.
     fn attention(&self, region: &AttentionRegion, splits: Splits) -> Result<(Vec<f64>, Vec<f64>)> {
         let [batch, new] = [Symbol::B, Symbol::T].map(|symbol| self.dims.get(symbol).unwrap_or(1));
         let queries: Vec<(Vec<usize>, Vec<f64>)> = region
@@ -149,11 +178,11 @@ impl Reads<'_> {
             cache.get(start..start + row_width).unwrap_or(&[])
         };
         let (heads, columns) = (region.n_heads, region.values.clone());
-        let rows: Vec<(Vec<f64>, f64)> = (0..batch * splits.count * new * heads)
+        let rows: Vec<(Vec<f64>, f64)> = (0..splits.count * batch * new * heads)
             .into_par_iter()
             .map(|index| {
                 let (h, t) = (index % heads, index / heads % new);
-                let (z, b) = (index / heads / new % splits.count, index / heads / new / splits.count);
+                let (b, z) = (index / heads / new % batch, index / heads / new / batch);
                 let kv_len = self.memory.kv_lens.get(b).copied().unwrap_or(0);
                 let visible = (kv_len + t + 1).saturating_sub(new).min(kv_len);
                 let split = splits.tokens(z, kv_len);
@@ -182,28 +211,28 @@ impl Reads<'_> {
         Ok((rows.into_iter().flat_map(|(partial, _)| partial).collect(), lse))
     }
 
-    /// \[B, T, H, columns\].
+    /// \[B, T, H, columns\], or what the projection makes of it.
     fn combine(&self, region: &CombineRegion) -> Result<Vec<f64>> {
         let [batch, new, splits] = [Symbol::B, Symbol::T, Symbol::Z].map(|symbol| self.dims.get(symbol).unwrap_or(1));
         let (partial, lse) = (self.buffer(region.partial)?, self.buffer(region.lse)?);
-        let rows = new * region.n_heads;
-        let mut out = Vec::with_capacity(batch * rows * region.columns);
-        for b in 0..batch {
-            for row in 0..rows {
-                let place = |z: usize| (b * splits + z) * rows + row;
-                let part = |z: usize| {
-                    let start = place(z) * region.columns;
-                    let values = partial.get(start..start + region.columns).unwrap_or(&[]);
-                    (lse.get(place(z)).copied().unwrap_or(f64::NEG_INFINITY), values)
-                };
-                let parts: Vec<_> = (0..splits)
-                    .map(part)
-                    .filter(|(lse, _)| *lse > f64::NEG_INFINITY)
-                    .collect();
-                out.extend(softmax_sum(region.columns, &parts).0);
-            }
+        let rows = batch * new * region.n_heads;
+        let combined = |row: usize| {
+            let part = |z: usize| {
+                let start = (z * rows + row) * region.columns;
+                let values = partial.get(start..start + region.columns).unwrap_or(&[]);
+                (lse.get(z * rows + row).copied().unwrap_or(f64::NEG_INFINITY), values)
+            };
+            let parts: Vec<_> = (0..splits)
+                .map(part)
+                .filter(|(lse, _)| *lse > f64::NEG_INFINITY)
+                .collect();
+            softmax_sum(region.columns, &parts).0
+        };
+        let combined: Vec<f64> = (0..rows).flat_map(combined).collect();
+        match region.projection {
+            None => Ok(combined),
+            Some(_) => self.nodes(&[region.output], region.output, Some((region.result, combined))),
         }
-        Ok(out)
     }
 }
 
@@ -229,6 +258,7 @@ fn softmax_sum(columns: usize, weighed: &[(f64, &[f64])]) -> (Vec<f64>, f64) {
 struct Part<'a> {
     reads: &'a Reads<'a>,
     nodes: &'a [ValueId],
+    given: Option<(ValueId, Vec<f64>)>,
     graph: Graph,
     inputs: BTreeMap<String, Value<f64>>,
     /// Where each value of the plan's graph stands in this one.
@@ -241,7 +271,8 @@ impl Part<'_> {
             return Ok(place);
         }
         let node = self.reads.plan.graph.node(value).clone();
-        let node = match self.nodes.contains(&value) {
+        // What is in no memory is computed on the way: columns of the cached rows, say.
+        let node = match self.nodes.contains(&value) || self.reads.plan.view(value).is_none() {
             true => {
                 let args = node.args.iter().map(|&arg| self.place(arg)).collect::<Result<_>>()?;
                 Node { args, ..node }
@@ -256,7 +287,10 @@ impl Part<'_> {
 
     fn input(&mut self, value: ValueId, node: Node) -> Result<Node> {
         let name = format!("arg{}", self.inputs.len());
-        let (shape, data) = self.reads.value(value)?;
+        let (shape, data) = match self.given.take_if(|(given, _)| *given == value) {
+            Some((_, data)) => (self.reads.shape(&node)?, data),
+            None => self.reads.value(value)?,
+        };
         let data = match node.ty.dtype.is_float() {
             true => Value::floats(&shape, data),
             false => Value::ints(&shape, data.iter().map(|&n| n as i32).collect()),

@@ -7,8 +7,10 @@ use crate::files::OutFiles;
 use crate::output::Report;
 use anyhow::Result;
 use clap::ValueEnum;
+use mlafuse_ir::plan::{Arena, Placement, Plan};
 use mlafuse_ir::rewrite::{Cost, Outcome, Step};
-use mlafuse_runtime::region_source;
+use mlafuse_ir::size::Symbol;
+use mlafuse_runtime::{Splits, region_source};
 use serde_json::{Value, json};
 
 /// What is shown.
@@ -98,13 +100,48 @@ pub fn plan(args: &Args, layer: &Layer) -> Result<Report> {
             "problem": problem,
         }));
     }
-    let mut json = json!({ "arch": layer.target.arch.to_string(), "kernels": kernels, "notes": plan.notes });
+    let (arena, sizes) = arena(layer, &plan)?;
+    text += &format!("\n{}with {sizes}\n", plan.arena_text(&arena));
+    let mut json = json!({
+        "arch": layer.target.arch.to_string(),
+        "kernels": kernels,
+        "notes": plan.notes,
+        "memory": memory(&plan, &arena),
+    });
     if args.graphviz {
         let dot = plan.to_dot(&schedules);
         json["graphviz"] = dot.clone().into();
         return written(args, "plan.dot", dot, json);
     }
     written(args, "plan.txt", text, json)
+}
+
+/// Where the buffers between kernels lie in these launches, and the sizes it depends on.
+fn arena(layer: &Layer, plan: &Plan) -> Result<(Arena, String)> {
+    let cached = layer.dims.get(Symbol::S).unwrap_or(0);
+    let dims = layer.dims.clone();
+    let splits = Splits::Balanced.most(&dims, cached);
+    let dims = dims.with(Symbol::Z, splits);
+    let sizes: Vec<String> = dims
+        .iter()
+        .map(|(symbol, value)| format!("{symbol} = {value}"))
+        .collect();
+    Ok((plan.arena(&dims)?, sizes.join(", ")))
+}
+
+fn memory(plan: &Plan, arena: &Arena) -> Value {
+    let kernel = |index: &usize| plan.kernels.get(*index).map(|kernel| kernel.name.as_str());
+    let buffer = |placement: &Placement| {
+        json!({
+            "name": plan.buffer(placement.buffer).name,
+            "bytes": placement.bytes,
+            "offset": placement.offset,
+            "first": kernel(placement.lifetime.start()),
+            "last": kernel(placement.lifetime.end()),
+        })
+    };
+    let buffers: Vec<Value> = arena.placements.iter().map(buffer).collect();
+    json!({ "bytes": arena.bytes, "bytes_without_reuse": arena.separate_bytes, "buffers": buffers })
 }
 
 /// The text on stdout, or in a file of --out.

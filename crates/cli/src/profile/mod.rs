@@ -8,12 +8,12 @@ use crate::options::{self, CheckChoice, LaunchSizes, Phase};
 use crate::output::{self, Report};
 use crate::progress::Progress;
 use anyhow::{Context, Result, bail};
-use mlafuse::{DeviceSpec, LayerPlan, PlanKind, launch_dims, layer_graph, machine_of, plan_for};
+use mlafuse::{DeviceSpec, PlanKind, PreparedLayer, Splits, launch_dims, layer_graph, machine_of};
 use mlafuse_ir::config::MlaConfig;
 use mlafuse_ir::plan::{Plan, RegionKind};
 use mlafuse_ir::size::{Dims, Symbol};
 use mlafuse_profile::{Options, Plans, chrome_trace, kernel_work, profile};
-use mlafuse_runtime::open;
+use mlafuse_runtime::{open, with_splits};
 use mlafuse_tensor::write_file_atomic;
 use std::path::PathBuf;
 
@@ -28,6 +28,10 @@ pub struct Args {
     phase: Phase,
     #[command(flatten)]
     sizes: LaunchSizes,
+    /// How attention splits the cached tokens: balanced over the batch, or fixed:TOKENS, with which a sequence's result does not
+    /// depend on the others of its batch.
+    #[arg(long, value_name = "SPLITS", default_value_t = Splits::Balanced)]
+    splits: Splits,
     /// What computes: cpu, which is timed; sim or sim:ARCH, which executes the kernels' PTX and counts.
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     device: DeviceSpec,
@@ -81,21 +85,22 @@ pub fn run(args: &Args) -> Result<Report> {
     let (dtype, page_size) = (args.sizes.dtype.dtype(), args.sizes.page_size as usize);
     let dims = dims(args, &config, new_tokens as usize);
     let graph = layer_graph(&config, dtype, page_size)?;
-    let machine = machine_of(device.as_ref(), dtype);
-    let [fused, unfused] = [PlanKind::Fused, PlanKind::Unfused].map(|kind| plan_for(&graph, kind, &dims, &machine));
+    let layer = PreparedLayer::new(&graph, &machine_of(device.as_ref(), dtype))?;
+    let [fused, unfused] = [PlanKind::Fused, PlanKind::Unfused].map(|kind| layer.plan(kind, &dims));
     let (fused, unfused) = (fused?, unfused?);
-    let unfusable = unfusable(&fused, &unfused);
+    let unfusable = unfusable(&fused.plan);
     let plans = Plans {
         fused: fused.plan,
         unfused: unfused.plan,
     };
     if let DeviceSpec::Sim { .. } = args.device {
-        warn_of_simulation(&plans, &dims.clone().with(Symbol::Z, device.splits(&dims)))?;
+        warn_of_simulation(&plans, &with_splits(&dims, device.as_ref()))?;
     }
     let progress = Progress::start("runs", 2);
     let options = Options {
         repeat: args.repeat.map(|repeat| repeat as usize),
         dtype,
+        splits: args.splits,
     };
     let profile = profile(&device, plans, &dims, options, &|runs| progress.step_of(runs))?;
     drop(progress);
@@ -134,20 +139,15 @@ fn dims(args: &Args, config: &MlaConfig, new_tokens: usize) -> Dims {
 }
 
 /// What the fused plan leaves in kernels of their own, and why.
-fn unfusable(fused: &LayerPlan, unfused: &LayerPlan) -> Vec<String> {
-    let mut reasons = fused.plan.notes.clone();
-    let single = fused.plan.kernels.iter().filter_map(|kernel| match kernel.kind {
+fn unfusable(fused: &Plan) -> Vec<String> {
+    let mut reasons = fused.notes.clone();
+    let single = fused.kernels.iter().filter_map(|kernel| match kernel.kind {
         RegionKind::Node(_) if kernel.nodes.len() == 1 => Some(kernel.name.as_str()),
         _ => None,
     });
     let single: Vec<&str> = single.collect();
     if !single.is_empty() {
         reasons.push(format!("not fused, one node a kernel: {}", single.join(", ")));
-    }
-    if fused.rewritten.graph != unfused.rewritten.graph {
-        let reason = "the fused plan computes the absorbed form, whose attention is one kernel; the unfused plan keeps the form that \
-                      the cost model prefers a node at a time";
-        reasons.push(reason.to_string());
     }
     reasons
 }

@@ -14,7 +14,10 @@ use anyhow::{Context, Result, bail};
 use expect::Expectation;
 use input::Inputs;
 use mlafuse::config::MlaConfig;
-use mlafuse::{Checkpoint, DType, DeviceSpec, HostTensor, KernelTime, LayerOptions, MlaLayer, Step, default_prefix};
+use mlafuse::{
+    Checkpoint, DType, DeviceSpec, HostTensor, KernelTime, LayerOptions, LayerWeights, LoadProgress, MlaLayer, Splits,
+    Step, default_prefix,
+};
 use mlafuse_tensor::write_safetensors;
 use std::path::PathBuf;
 
@@ -61,6 +64,10 @@ pub struct Args {
     /// Tokens a page of the cache.
     #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 64, value_parser = options::page_size())]
     page_size: u32,
+    /// How attention splits the cached tokens: balanced over the batch, or fixed:TOKENS, with which a sequence's result does not
+    /// depend on the others of its batch.
+    #[arg(long, value_name = "SPLITS", default_value_t = Splits::Balanced)]
+    splits: Splits,
     /// Compare with `prefill_out` and `decode_out` of this file; exit 1 where one differs too much.
     #[arg(long, value_name = "FILE")]
     expect: Option<PathBuf>,
@@ -161,8 +168,12 @@ fn load(args: &Args, config: &MlaConfig) -> Result<MlaLayer> {
         plan: args.plan.kind(),
         dtype: args.dtype.dtype(),
         page_size: args.page_size as usize,
+        splits: args.splits,
     };
-    Ok(MlaLayer::load(&checkpoint, &prefix, config, options)?)
+    let weights = LayerWeights::load(&checkpoint, &prefix, config)?;
+    let progress = Progress::of_bytes("weights loaded");
+    let mut report = |at: LoadProgress<'_>| progress.reached(at.done, at.total);
+    Ok(MlaLayer::with_progress(&weights, config, options, &mut report)?)
 }
 
 fn check_layer(layer: usize, config: &MlaConfig) -> Result<()> {

@@ -5,7 +5,7 @@ use super::inputs;
 use super::judge::outputs;
 use crate::files::OutFiles;
 use anyhow::{Context, Result, bail};
-use mlafuse::{DType, DeviceSpec, HostTensor, LayerOptions, LayerWeights, MlaLayer, PlanKind, default_prefix};
+use mlafuse::{DType, DeviceSpec, HostTensor, LayerOptions, LayerWeights, MlaLayer, PlanKind, Splits, default_prefix};
 use mlafuse_tensor::write_safetensors;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -51,6 +51,7 @@ pub fn dump(case: &Case, number: usize, repeat: &str, dir: &Path) -> Result<Path
         plan: PlanKind::Unfused,
         dtype: case.dtype,
         page_size: case.page,
+        splits: Splits::Balanced,
     };
     let truth = outputs(&MlaLayer::new(&weights, &config, options)?, case, &config)?;
     let plain = outputs(&plain(&tensors, case)?, case, &config)?;

@@ -4,7 +4,7 @@ use super::case::Case;
 use super::inputs;
 use anyhow::{Result, bail};
 use mlafuse::config::MlaConfig;
-use mlafuse::{DType, DeviceSpec, HostTensor, LayerOptions, LayerWeights, MlaLayer, PlanKind};
+use mlafuse::{DType, DeviceSpec, HostTensor, LayerOptions, LayerWeights, MlaLayer, PlanKind, Splits};
 
 /// Most relative L2 error in f32.
 const F32: f64 = 1e-4;
@@ -23,6 +23,7 @@ const ROW: f64 = 8.0;
 pub struct Setup {
     pub device: DeviceSpec,
     pub plan: PlanKind,
+    pub splits: Splits,
 }
 
 /// What came of a case.
@@ -86,6 +87,7 @@ fn try_judge(case: &Case, setup: &Setup) -> Result<Verdict> {
             plan: setup.plan,
             dtype: case.dtype,
             page_size: case.page,
+            splits: setup.splits,
         };
         Ok(MlaLayer::new(&weights, &config, options)?)
     };

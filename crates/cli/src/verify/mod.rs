@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 use case::{Case, flops};
 use draw::{Limits, Source, draw};
 use judge::{Setup, Verdict, judge};
-use mlafuse::DeviceSpec;
+use mlafuse::{DeviceSpec, Splits};
 use report::{Failure, Judged, Summary, repeat};
 use shape::Model;
 use std::path::PathBuf;
@@ -57,6 +57,10 @@ pub struct Args {
     /// Fused kernels, or one for each node.
     #[arg(long, value_enum, default_value_t = PlanChoice::Fused)]
     plan: PlanChoice,
+    /// How attention splits the cached tokens: balanced over the batch, or fixed:TOKENS, with which a sequence's result does not
+    /// depend on the others of its batch.
+    #[arg(long, value_name = "SPLITS", default_value_t = Splits::Balanced)]
+    splits: Splits,
     /// Number of cases.
     #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 50, conflicts_with = "case",
         value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -131,6 +135,7 @@ pub fn run(args: &Args) -> Result<Report> {
     let setup = Setup {
         device,
         plan: args.plan.kind(),
+        splits: args.splits,
     };
     let (cases, budget) = cases(args)?;
     // What is missing is told before anything is computed, and not as a failure of each case.

@@ -3,7 +3,7 @@
 use super::case::Case;
 use super::judge::{Setup, Verdict};
 use crate::output::{Align, Report, table};
-use mlafuse::{DType, PlanKind};
+use mlafuse::{DType, PlanKind, Splits};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -45,8 +45,12 @@ pub fn repeat(case: &Case, setup: &Setup) -> String {
         PlanKind::Fused => String::new(),
         plan => format!(" --plan {plan}"),
     };
+    let splits = match setup.splits {
+        Splits::Balanced => String::new(),
+        splits => format!(" --splits {splits}"),
+    };
     format!(
-        "mlafuse verify --model {} --case \"{case}\" --device {}{plan}",
+        "mlafuse verify --model {} --case \"{case}\" --device {}{plan}{splits}",
         quoted(&case.model.to_string()),
         setup.device
     )
@@ -257,6 +261,7 @@ mod tests {
         let setup = Setup {
             device: DeviceSpec::Cpu,
             plan: PlanKind::Unfused,
+            splits: "fixed:32".parse().unwrap(),
         };
         let summary = Summary {
             model: "heads=2,d_model=8".to_string(),
@@ -287,7 +292,7 @@ mod tests {
             "3 cases, 2 failed",
             "FAILED, case 1: not finite",
             "fails so far: rel-L2 5e-1",
-            "--case \"dtype=f32,page=64,steps=2,input=normal,seed=0\" --device cpu --plan unfused",
+            "--case \"dtype=f32,page=64,steps=2,input=normal,seed=0\" --device cpu --plan unfused --splits fixed:32",
             "FAILED, case 2: a wrong token",
         ] {
             assert!(text.contains(words), "`{words}` is not in: {text}");

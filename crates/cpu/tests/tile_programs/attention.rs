@@ -79,6 +79,7 @@ fn program() -> Build {
         Stmt::Gemm {
             acc: s,
             a: q_s,
+            a_start: 0.into(),
             b: kv,
             layout: BLayout::Nk,
             b_cols: 0..D,
@@ -103,6 +104,7 @@ fn program() -> Build {
         Stmt::Gemm {
             acc: o,
             a: prob,
+            a_start: 0.into(),
             b: kv,
             layout: BLayout::Kn,
             b_cols: 0..D_LATENT,

@@ -124,6 +124,7 @@ impl Build {
         self.push(Stmt::Gemm {
             acc,
             a,
+            a_start: 0.into(),
             b,
             layout,
             b_cols,

@@ -58,6 +58,25 @@ fn launches_that_do_not_fit_the_parameters() {
     kernel.launch(&one, &[&buffer, &CpuBuffer::zeroed(16)]).unwrap();
 }
 
+/// Memory of several buffers is locked once, and only bytes in common are refused.
+#[test]
+fn parts_of_one_memory() {
+    let four = Dims::new().with(Symbol::T, 4);
+    let kernel = CpuKernel::prepare(&copy().0, Level::detect()).unwrap();
+    let whole = CpuBuffer::zeroed(192);
+    whole.write_bytes(0, &[1; 64]).unwrap();
+    let part = |offset, bytes| whole.part(offset, bytes).unwrap();
+    kernel.launch(&four, &[&part(0, 64), &part(128, 64)]).unwrap();
+    assert_eq!(whole.bytes(), [[1; 64], [0; 64], [1; 64]].concat());
+    let alias = kernel.launch(&four, &[&part(0, 65), &part(64, 64)]).unwrap_err();
+    assert!(matches!(alias, CpuError::Alias { .. }), "{alias}");
+    let short = kernel.launch(&four, &[&part(0, 64), &part(64, 48)]).unwrap_err();
+    assert_eq!(
+        short.to_string(),
+        "kernel k: element 12 of y is outside its 12 elements"
+    );
+}
+
 #[test]
 fn broken_promises_of_alignment() {
     let mut p = Build::new();

@@ -60,6 +60,7 @@ fn tiled(n: usize, k: usize, layout: BLayout) -> Build {
             Stmt::Gemm {
                 acc,
                 a: a_s,
+                a_start: 0.into(),
                 b: b_s,
                 layout,
                 b_cols: 0..b_cols,
@@ -151,6 +152,7 @@ fn b_cut_to_columns_in_its_middle() {
     p.push(Stmt::Gemm {
         acc,
         a: a_s,
+        a_start: 0.into(),
         b: b_s,
         layout: BLayout::Kn,
         b_cols,
@@ -218,5 +220,95 @@ fn absent_rows_of_one_part_do_not_hide_another() {
     exact.extend(product(&vec![1.0; m * k], &b, [m, 16, k], BLayout::Nk));
     for (_, out) in p.run_all(&Dims::new(), &[f32_bytes(&a), f32_bytes(&b), vec![0; m * 32 * 4]]) {
         assert_close(&to_f32(&out[2]), &exact, 1e-5);
+    }
+}
+
+/// out = a · b piece by piece, where all of a lies in one tile.
+fn resident([m, n, k]: [usize; 3], layout: BLayout, first: Expr) -> Build {
+    let mut p = Build::new();
+    let (a, b, out) = (
+        p.input("a", DType::F32),
+        p.input("b", DType::F32),
+        p.output("out", DType::F32),
+    );
+    let piece = 16;
+    let steps = k.div_ceil(piece);
+    let a_s = p.shared(DType::F32, m, steps * piece);
+    let (b_rows, b_width) = if layout == BLayout::Nk { (n, piece) } else { (piece, n) };
+    let b_s = p.shared(DType::F32, b_rows, b_width);
+    let acc = p.fragment(m, n);
+    let step = p.var("step");
+    p.load(a_s, matrix(a, m, k));
+    p.fill(acc, 0.0);
+    let start = Expr::from(step) * piece;
+    let src = match layout {
+        BLayout::Nk => View {
+            col_start: start.clone(),
+            ..matrix(b, n, k)
+        },
+        BLayout::Kn => View {
+            rows: Rows::Strided {
+                start: start.clone(),
+                stride: n.into(),
+                limit: k.into(),
+            },
+            ..matrix(b, k, n)
+        },
+    };
+    p.push(Stmt::For {
+        var: step,
+        start: 0.into(),
+        end: steps.into(),
+        pipelined: true,
+        body: vec![
+            Stmt::Load {
+                dst: b_s,
+                cols: 0..b_width,
+                src,
+            },
+            Stmt::Gemm {
+                acc,
+                a: a_s,
+                a_start: start + first,
+                b: b_s,
+                layout,
+                b_cols: 0..b_width,
+            },
+        ],
+    });
+    p.store(matrix(out, m, n), acc);
+    p
+}
+
+#[test]
+fn a_stays_whole_while_b_streams() {
+    for (sizes, layout) in [
+        ([5, 20, 70], BLayout::Nk),
+        ([1, 33, 16], BLayout::Nk),
+        ([7, 17, 41], BLayout::Kn),
+    ] {
+        let [m, n, k] = sizes;
+        let (a, b) = (values(m * k, 7), values(n * k, 8));
+        let exact = product(&a, &b, sizes, layout);
+        let buffers = [f32_bytes(&a), f32_bytes(&b), vec![0xff; m * n * 4]];
+        for (_, out) in resident(sizes, layout, 0.into()).run_all(&Dims::new(), &buffers) {
+            assert_close(&to_f32(&out[2]), &exact, 1e-5);
+        }
+    }
+}
+
+#[test]
+fn columns_that_a_does_not_have_are_refused() {
+    let run = |first: i64| {
+        let buffers = [vec![0; 3 * 64 * 4], vec![0; 5 * 64 * 4], vec![0; 3 * 5 * 4]];
+        resident([3, 5, 64], BLayout::Nk, first.into())
+            .run(&Dims::new(), &buffers)
+            .map(drop)
+    };
+    assert_eq!(run(0), Ok(()));
+    for (first, start) in [(1, 49), (-1, -1)] {
+        let error = run(first).expect_err("an error").to_string();
+        let expected = format!("kernel k: a gemm uses 16 columns from column {start} on of a tile of 64");
+        assert_eq!(error, expected);
     }
 }

@@ -3,11 +3,16 @@
 //! A plan says which values of a graph are in memory, where ([`View`]), and which kernel makes them ([`Region`]). How a
 //! kernel does it is the code generator's.
 
+mod attention;
 mod dot;
 mod fuse;
+mod memory;
+mod prefill;
 mod text;
 mod view;
 
+pub use memory::{ARENA_ALIGN, Arena, Placement, SizeError};
+pub use prefill::{Keys, PrefillRegion, ScoreTerm};
 pub use text::{KernelSummary, PlanSummary};
 pub use view::View;
 
@@ -61,8 +66,8 @@ pub struct QueryPart {
 
 /// Attention over the rows of a paged cache, split over the cached tokens.
 ///
-/// For each split z: `partial[b, z, t, h, :]` = softmax over the split's visible tokens of `scale · Σ parts q · row`,
-/// times the rows' `values` columns; `lse[b, z, t, h]` = the natural logarithm of the sum of exponentials, -inf where
+/// For each split z: `partial[z, b, t, h, :]` = softmax over the split's visible tokens of `scale · Σ parts q · row`,
+/// times the rows' `values` columns; `lse[z, b, t, h]` = the natural logarithm of the sum of exponentials, -inf where
 /// no token is visible. The partial of a split with no token at all is not written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AttentionRegion {
@@ -82,26 +87,42 @@ pub struct AttentionRegion {
     pub scale: f64,
     /// Query heads that share the row.
     pub n_heads: usize,
-    /// f32 \[B, Z, T, H, values\].
+    /// f32 \[Z, B, T, H, values\].
     pub partial: BufferId,
-    /// f32 \[B, Z, T, H\], natural.
+    /// f32 \[Z, B, T, H\], natural.
     pub lse: BufferId,
 }
 
 /// The splits of an attention put together: `Σ exp(lse - max) · partial / Σ exp(lse - max)`, zeros where every lse is
 /// -inf.
+///
+/// Splits are outermost, so that the rows (b, t) of one head lie a uniform stride apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CombineRegion {
-    /// f32 \[B, Z, T, H, values\].
+    /// f32 \[Z, B, T, H, values\].
     pub partial: BufferId,
-    /// f32 \[B, Z, T, H\].
+    /// f32 \[Z, B, T, H\].
     pub lse: BufferId,
     /// Query heads.
     pub n_heads: usize,
     /// Value columns.
     pub columns: usize,
-    /// \[B, T, H, values\].
+    /// The attention's result, \[B, T, H, values\].
+    pub result: ValueId,
+    /// What each head's columns of it are multiplied with on the way to memory.
+    pub projection: Option<Projection>,
+    /// What reaches memory: the result, or what the projection makes of it.
     pub output: ValueId,
+}
+
+/// A weight W of each head: `output[b, t, h, v] = Σ over c of result[b, t, h, c] · W[h, v, c]`, with the result rounded to
+/// its type as it would be in memory. W has the same type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Projection {
+    /// Of three dimensions.
+    pub weight: ValueId,
+    /// Which of them are h, v and c.
+    pub axes: [usize; 3],
 }
 
 /// What a kernel computes.
@@ -113,6 +134,8 @@ pub enum RegionKind {
     Attention(AttentionRegion),
     /// Its splits put together.
     Combine(CombineRegion),
+    /// Attention over keys and values that each head has its own of.
+    Prefill(PrefillRegion),
 }
 
 /// One kernel: nodes of the graph that are computed together.
@@ -185,6 +208,9 @@ pub enum PlanError {
 struct Fusions {
     /// By the value that is made.
     attentions: BTreeMap<ValueId, fuse::Found>,
+    /// By the value that is made.
+    projections: BTreeMap<ValueId, fuse::Projected>,
+    prefills: BTreeMap<ValueId, fuse::Prefill>,
     /// By the node that is last, those that its kernel computes before it.
     joined: BTreeMap<ValueId, Vec<ValueId>>,
 }
@@ -197,7 +223,14 @@ struct Draft {
 
 enum DraftKind {
     Node(ValueId),
-    Attention { found: fuse::Found, output: ValueId },
+    Attention(fuse::Found),
+    /// Of the attention whose result is `of`.
+    Combine {
+        of: ValueId,
+        projection: Option<Projection>,
+        output: ValueId,
+    },
+    Prefill(PrefillRegion),
 }
 
 /// A kernel for every node.
@@ -205,16 +238,40 @@ pub fn unfused(graph: &Graph) -> Result<Plan, PlanError> {
     plan(graph, &Fusions::default(), Vec::new())
 }
 
-/// The fewest kernels that are known: attention over cached rows becomes one kernel and a combine, the norm and rope of new
-/// rows join their cache write.
+/// The fewest kernels that are known: attention over cached rows becomes one kernel and a combine, which a contraction of
+/// each head's result joins; attention over keys and values per head becomes one kernel, and what decompresses those reads
+/// the cache in place; the norm and rope of new rows join their cache write.
 ///
 /// What looks like one of these but cannot be fused stays a kernel a node, and [`Plan::notes`] says why.
 pub fn fused(graph: &Graph) -> Result<Plan, PlanError> {
     check_order(graph)?;
     let (attentions, mut notes) = fuse::attentions(graph);
-    let (joined, more) = fuse::cache_rows(graph);
+    let (projections, more) = fuse::projections(graph, &attentions);
     notes.extend(more);
-    plan(graph, &Fusions { attentions, joined }, notes)
+    let (prefills, more) = fuse::prefills(graph);
+    notes.extend(more);
+    let (mut joined, more) = fuse::cache_rows(graph);
+    notes.extend(more);
+    joined.extend(fuse::decompressions(graph, &prefills));
+    let fusions = Fusions {
+        attentions,
+        projections,
+        prefills,
+        joined,
+    };
+    plan(graph, &fusions, notes)
+}
+
+/// The values that never reach memory under [`fused`] since attention makes and uses them in one kernel: the scores and
+/// weights.
+pub(crate) fn kept_from_memory(graph: &Graph) -> BTreeSet<ValueId> {
+    let (attentions, prefills) = (fuse::attentions(graph).0, fuse::prefills(graph).0);
+    let attentions = attentions.iter().map(|(&output, found)| (output, &found.nodes));
+    let prefills = prefills.iter().map(|(&output, found)| (output, &found.nodes));
+    let inside = attentions.chain(prefills);
+    inside
+        .flat_map(|(output, nodes)| nodes.iter().copied().filter(move |&node| node != output))
+        .collect()
 }
 
 impl Plan {
@@ -278,7 +335,7 @@ fn plan(graph: &Graph, fusions: &Fusions, notes: Vec<String>) -> Result<Plan, Pl
     place_values(&mut plan, &drafts)?;
     let mut names = BTreeSet::new();
     for draft in drafts {
-        add_kernels(&mut plan, draft, &mut names);
+        add_kernel(&mut plan, draft, &mut names);
     }
     check_in_place(&plan)?;
     Ok(plan)
@@ -293,15 +350,43 @@ fn drafts(graph: &Graph, fusions: &Fusions) -> Vec<Draft> {
         if !needed.contains(&value) && node.op != Op::CacheWrite {
             continue;
         }
+        if let Some(&fuse::Projected { of, projection }) = fusions.projections.get(&value) {
+            needed.extend([of, projection.weight]);
+            let nodes = fusions.attentions.get(&of).map(|found| found.nodes.clone());
+            drafts.push(Draft {
+                nodes: nodes.into_iter().flatten().chain([value]).collect(),
+                kind: DraftKind::Combine {
+                    of,
+                    projection: Some(projection),
+                    output: value,
+                },
+            });
+            continue;
+        }
         if let Some(found) = fusions.attentions.get(&value) {
             needed.extend(found.reads());
-            let kind = DraftKind::Attention {
-                found: found.clone(),
-                output: value,
-            };
+            let nodes = || found.nodes.clone();
+            if !fusions.projections.values().any(|projected| projected.of == value) {
+                drafts.push(Draft {
+                    nodes: nodes(),
+                    kind: DraftKind::Combine {
+                        of: value,
+                        projection: None,
+                        output: value,
+                    },
+                });
+            }
             drafts.push(Draft {
-                nodes: found.nodes.clone(),
-                kind,
+                nodes: nodes(),
+                kind: DraftKind::Attention(found.clone()),
+            });
+            continue;
+        }
+        if let Some(prefill) = fusions.prefills.get(&value) {
+            needed.extend(prefill.region.reads());
+            drafts.push(Draft {
+                nodes: prefill.nodes.clone(),
+                kind: DraftKind::Prefill(prefill.region.clone()),
             });
             continue;
         }
@@ -333,9 +418,11 @@ fn outside(graph: &Graph, nodes: &[ValueId]) -> Vec<ValueId> {
 fn place_values(plan: &mut Plan, drafts: &[Draft]) -> Result<(), PlanError> {
     let made: BTreeSet<ValueId> = drafts
         .iter()
-        .map(|draft| match &draft.kind {
-            DraftKind::Node(value) => *value,
-            DraftKind::Attention { output, .. } => *output,
+        .filter_map(|draft| match &draft.kind {
+            DraftKind::Node(value) => Some(*value),
+            DraftKind::Attention(_) => None,
+            DraftKind::Combine { output, .. } => Some(*output),
+            DraftKind::Prefill(region) => Some(region.output),
         })
         .collect();
     let graph = plan.graph.clone();
@@ -444,8 +531,7 @@ fn kernel_name(wanted: &str, names: &mut BTreeSet<String>) -> String {
     name
 }
 
-/// Turns a draft into its kernels: one, or attention and its combine.
-fn add_kernels(plan: &mut Plan, draft: Draft, names: &mut BTreeSet<String>) {
+fn add_kernel(plan: &mut Plan, draft: Draft, names: &mut BTreeSet<String>) {
     match draft.kind {
         DraftKind::Node(value) => {
             let node = plan.graph.node(value);
@@ -476,83 +562,18 @@ fn add_kernels(plan: &mut Plan, draft: Draft, names: &mut BTreeSet<String>) {
                 writes,
             });
         }
-        DraftKind::Attention { found, output } => add_attention(plan, &found, output, draft.nodes, names),
+        DraftKind::Attention(found) => attention::add_attention(plan, &found, names),
+        DraftKind::Combine { of, projection, output } => {
+            attention::add_combine(plan, of, projection, output, draft.nodes, names);
+        }
+        DraftKind::Prefill(region) => plan.kernels.push(Region {
+            name: kernel_name("prefill", names),
+            reads: buffers(plan, &region.reads()),
+            writes: buffers(plan, &[region.output]),
+            kind: RegionKind::Prefill(region),
+            nodes: draft.nodes,
+        }),
     }
-}
-
-fn add_attention(
-    plan: &mut Plan,
-    found: &fuse::Found,
-    output: ValueId,
-    nodes: Vec<ValueId>,
-    names: &mut BTreeSet<String>,
-) {
-    let shape = plan.graph.ty(output).shape.clone();
-    let (Some(&batch), Some(rest)) = (shape.first(), shape.get(1..)) else {
-        return;
-    };
-    let split: Vec<Dim> = [batch, Dim::Sym(Symbol::Z)]
-        .into_iter()
-        .chain(rest.iter().copied())
-        .collect();
-    let lse_shape = &split[..split.len() - 1];
-    let name = kernel_name("attention", names);
-    let combine = kernel_name("combine", names);
-    let temp = BufferRole::Temp;
-    let partial = push_buffer(
-        plan,
-        &format!("{name}_partial"),
-        DType::F32,
-        &split,
-        temp.clone(),
-        Size::product(&split),
-    );
-    let lse = push_buffer(
-        plan,
-        &format!("{name}_lse"),
-        DType::F32,
-        lse_shape,
-        temp,
-        Size::product(lse_shape),
-    );
-    let region = AttentionRegion {
-        queries: found.queries.clone(),
-        values: found.values.clone(),
-        cache: found.cache,
-        block_table: found.block_table,
-        q_len: found.q_len,
-        kv_len: found.kv_len,
-        scale: found.scale,
-        n_heads: found.n_heads,
-        partial,
-        lse,
-    };
-    let reads = buffers(plan, &found.reads());
-    let writes = vec![partial, lse];
-    plan.kernels.push(Region {
-        name,
-        kind: RegionKind::Attention(region),
-        nodes: nodes.clone(),
-        reads,
-        writes,
-    });
-    let columns = found.values.len();
-    let region = CombineRegion {
-        partial,
-        lse,
-        n_heads: found.n_heads,
-        columns,
-        output,
-    };
-    let writes = buffers(plan, &[output]);
-    let (kind, reads) = (RegionKind::Combine(region), vec![partial, lse]);
-    plan.kernels.push(Region {
-        name: combine,
-        kind,
-        nodes,
-        reads,
-        writes,
-    });
 }
 
 /// The buffers of `values`, each once, in order of first use.
@@ -576,9 +597,10 @@ fn check_in_place(plan: &Plan) -> Result<(), PlanError> {
     for kernel in &plan.kernels {
         let last = kernel.nodes.last().copied();
         let reads = match &kernel.kind {
-            RegionKind::Node(value) => plan.graph.node(*value).args.clone(),
+            RegionKind::Node(_) => outside(&plan.graph, &kernel.nodes),
             RegionKind::Attention(attention) => vec![attention.cache],
-            RegionKind::Combine(_) => Vec::new(),
+            RegionKind::Combine(combine) => combine.projection.iter().map(|projection| projection.weight).collect(),
+            RegionKind::Prefill(prefill) => prefill.reads(),
         };
         for value in reads {
             let Some(writer) = plan.view(value).and_then(|view| newest.get(&view.buffer)) else {

@@ -1,8 +1,9 @@
 //! How a plan is shown.
 
-use super::{Buffer, BufferId, BufferRole, Plan, Region};
+use super::{Arena, Buffer, BufferId, BufferRole, Placement, Plan, Region};
 use serde::Serialize;
 use std::fmt;
+use std::ops::RangeInclusive;
 
 /// A plan for other tools to read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -35,6 +36,35 @@ impl Plan {
             kernels: kernels.collect(),
         }
     }
+
+    /// A lifetime by the kernels' names.
+    fn span(&self, lifetime: &RangeInclusive<usize>) -> String {
+        let name = |index: usize| self.kernels.get(index).map_or("", |kernel| kernel.name.as_str());
+        format!("{} to {}", name(*lifetime.start()), name(*lifetime.end()))
+    }
+
+    /// What `arena`, of this plan, takes and what reuse saves, and where in it each buffer lies.
+    pub fn arena_text(&self, arena: &Arena) -> String {
+        let Arena {
+            bytes,
+            separate_bytes,
+            placements,
+        } = arena;
+        let name = |placement: &Placement| self.buffer(placement.buffer).name.as_str();
+        let width = placements.iter().map(|placement| name(placement).len()).max();
+        let mut text = format!("memory between kernels: {bytes} bytes, {separate_bytes} without reuse\n");
+        for placement in placements {
+            let Placement {
+                offset,
+                bytes,
+                lifetime,
+                ..
+            } = placement;
+            let (name, width, span) = (name(placement), width.unwrap_or(0), self.span(lifetime));
+            text += &format!("  {name:width$}  {bytes} bytes at {offset}, {span}\n");
+        }
+        text
+    }
 }
 
 impl fmt::Display for Plan {
@@ -47,8 +77,8 @@ impl fmt::Display for Plan {
             self.buffers.len()
         )?;
         let width = self.buffers.iter().map(|buffer| buffer.name.len()).max().unwrap_or(0);
-        for buffer in &self.buffers {
-            write_buffer(f, buffer, width)?;
+        for (index, buffer) in self.buffers.iter().enumerate() {
+            write_buffer(f, self, BufferId(index), buffer, width)?;
         }
         for kernel in &self.kernels {
             write_kernel(f, self, kernel)?;
@@ -57,12 +87,15 @@ impl fmt::Display for Plan {
     }
 }
 
-fn write_buffer(f: &mut fmt::Formatter<'_>, buffer: &Buffer, width: usize) -> fmt::Result {
+fn write_buffer(f: &mut fmt::Formatter<'_>, plan: &Plan, id: BufferId, buffer: &Buffer, width: usize) -> fmt::Result {
     let dims: Vec<String> = buffer.shape.iter().map(ToString::to_string).collect();
     let role = match &buffer.role {
         BufferRole::Input(_) => "input".to_string(),
         BufferRole::Output(names) => format!("output {}", names.join(", ")),
-        BufferRole::Temp => "temp".to_string(),
+        BufferRole::Temp => match plan.lifetime(id) {
+            Some(lifetime) => format!("temp, {}", plan.span(&lifetime)),
+            None => "temp, unused".to_string(),
+        },
     };
     let (name, dtype, dims, size) = (&buffer.name, buffer.dtype, dims.join(", "), &buffer.size);
     writeln!(f, "  {name:width$}  {dtype} [{dims}], {size} elements, {role}")

@@ -1,7 +1,10 @@
 //! What a graph would cost on a machine, one kernel a node: a roofline over floating-point operations and memory bytes.
+//! Scores and weights that a fused attention keeps to itself are not counted as memory bytes.
 
 use crate::graph::{Graph, Op, Ty, ValueId};
+use crate::plan::kept_from_memory;
 use crate::size::{Dim, Dims, Symbol};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::iter::Sum;
 use std::ops::Add;
@@ -106,13 +109,29 @@ pub struct CostError {
     pub symbol: Symbol,
 }
 
-/// The cost of every node, each as a kernel of its own that reads its arguments and writes its value.
+/// The cost of every node, each as a kernel of its own that reads its arguments and writes its value, as far as attention is
+/// not fused around them.
 pub fn graph_cost(graph: &Graph, dims: &Dims, machine: &Machine) -> Result<Cost, CostError> {
-    graph.values().map(|value| node_cost(graph, value, dims, machine)).sum()
+    let kept = kept_from_memory(graph);
+    graph
+        .values()
+        .map(|value| cost(graph, value, &kept, dims, machine))
+        .sum()
 }
 
-/// The cost of the node that makes `value`. Inputs, slices and reshapes are free: they are views.
+/// The cost of the node that makes `value` as a kernel of its own. Inputs, slices and reshapes are free: they are views.
 pub fn node_cost(graph: &Graph, value: ValueId, dims: &Dims, machine: &Machine) -> Result<Cost, CostError> {
+    cost(graph, value, &BTreeSet::new(), dims, machine)
+}
+
+/// The cost of the node that makes `value` where the values `kept` are in no memory.
+fn cost(
+    graph: &Graph,
+    value: ValueId,
+    kept: &BTreeSet<ValueId>,
+    dims: &Dims,
+    machine: &Machine,
+) -> Result<Cost, CostError> {
     let node = graph.node(value);
     let count = |shape: &[Dim]| {
         shape
@@ -125,9 +144,12 @@ pub fn node_cost(graph: &Graph, value: ValueId, dims: &Dims, machine: &Machine) 
                 (n, _) => Ok(product * n.unwrap_or(0) as f64),
             })
     };
-    let bytes = |ty: &Ty| Ok(count(&ty.shape)? * ty.dtype.size_bytes() as f64);
+    let stored = |value: ValueId| match kept.contains(&value) {
+        true => Ok(0.0),
+        false => Ok(count(&graph.ty(value).shape)? * graph.ty(value).dtype.size_bytes() as f64),
+    };
     let arg = |i: usize| node.args.get(i).map(|&arg| graph.ty(arg));
-    let arg_bytes = |i: usize| arg(i).map_or(Ok(0.0), bytes);
+    let arg_bytes = |i: usize| node.args.get(i).map_or(Ok(0.0), |&arg| stored(arg));
     let (flops, bytes) = match &node.op {
         Op::Input { .. } | Op::Slice { .. } | Op::Reshape => return Ok(Cost::default()),
         Op::Einsum(spec) => {
@@ -141,7 +163,7 @@ pub fn node_cost(graph: &Graph, value: ValueId, dims: &Dims, machine: &Machine) 
                 let dim = place(&spec.a, arg(0)).or_else(|| place(&spec.b, arg(1)));
                 flops *= count(dim.as_slice())?;
             }
-            (flops, arg_bytes(0)? + arg_bytes(1)? + bytes(&node.ty)?)
+            (flops, arg_bytes(0)? + arg_bytes(1)? + stored(value)?)
         }
         // Reads and writes the new rows; the rest of the cache stays where it is.
         Op::CacheWrite => {
@@ -149,17 +171,17 @@ pub fn node_cost(graph: &Graph, value: ValueId, dims: &Dims, machine: &Machine) 
             (0.0, 2.0 * (arg_bytes(1)? + k_pe))
         }
         // Reads what it writes, and not the whole cache.
-        Op::CacheRead => (0.0, 2.0 * bytes(&node.ty)?),
+        Op::CacheRead => (0.0, 2.0 * stored(value)?),
         // The tables are read a row a token, once for all heads: nothing beside x.
-        Op::Rope { .. } => (3.0 * count(&node.ty.shape)?, arg_bytes(0)? + bytes(&node.ty)?),
-        Op::RmsNorm { .. } | Op::Softmax => (4.0 * count(&node.ty.shape)?, arg_bytes(0)? + bytes(&node.ty)?),
+        Op::Rope { .. } => (3.0 * count(&node.ty.shape)?, arg_bytes(0)? + stored(value)?),
+        Op::RmsNorm { .. } | Op::Softmax => (4.0 * count(&node.ty.shape)?, arg_bytes(0)? + stored(value)?),
         Op::InvRms { .. } => {
             let elements = arg(0).map_or(Ok(0.0), |ty| count(&ty.shape))?;
-            (2.0 * elements, arg_bytes(0)? + bytes(&node.ty)?)
+            (2.0 * elements, arg_bytes(0)? + stored(value)?)
         }
-        Op::Add | Op::Mul | Op::ScaleRows => (count(&node.ty.shape)?, arg_bytes(0)? + arg_bytes(1)? + bytes(&node.ty)?),
-        Op::Concat { .. } => (0.0, arg_bytes(0)? + arg_bytes(1)? + bytes(&node.ty)?),
-        Op::Scale { .. } | Op::Mask | Op::Cast => (count(&node.ty.shape)?, arg_bytes(0)? + bytes(&node.ty)?),
+        Op::Add | Op::Mul | Op::ScaleRows => (count(&node.ty.shape)?, arg_bytes(0)? + arg_bytes(1)? + stored(value)?),
+        Op::Concat { .. } => (0.0, arg_bytes(0)? + arg_bytes(1)? + stored(value)?),
+        Op::Scale { .. } | Op::Mask | Op::Cast => (count(&node.ty.shape)?, arg_bytes(0)? + stored(value)?),
     };
     Ok(Cost::of_kernel(flops, bytes, machine))
 }

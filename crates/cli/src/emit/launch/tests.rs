@@ -23,15 +23,17 @@ fn layer(flags: &[&str]) -> Layer {
 fn check(flags: &[&str], splits: usize) {
     let layer = layer(flags);
     let plan = layer.plan().unwrap();
-    let dims = layer.dims.clone().with(Symbol::Z, splits);
     for region in &plan.kernels {
-        let schedule = region_source(&plan, region, &layer.target, &dims).unwrap().schedule;
+        let schedule = region_source(&plan, region, &layer.target, &layer.dims)
+            .unwrap()
+            .schedule;
         let program = build(&plan, region, &schedule).unwrap();
-        let memory = memory(&plan, region, &dims, 7).unwrap();
         let splits = Splits {
             count: splits,
             block_n: schedule.block_n.max(1),
         };
+        let dims = splits.told(&layer.dims);
+        let memory = memory(&plan, region, &dims, 7).unwrap();
         let expected = expected(&plan, region, &dims, &memory, splits).unwrap();
         let buffers = bound(&plan, &program, &memory, &dims);
         let kernel = CpuKernel::prepare(&program, Level::detect()).unwrap();

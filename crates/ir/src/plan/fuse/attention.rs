@@ -32,12 +32,14 @@ impl Found {
     }
 }
 
-/// Every attention that can be fused, by the value it makes, and a note for every softmax whose attention cannot.
+/// Every attention over values that all heads share that can be fused, by the value it makes, and a note for every softmax
+/// whose attention cannot.
 pub(in crate::plan) fn attentions(graph: &Graph) -> (BTreeMap<ValueId, Found>, Vec<String>) {
     let mut found = BTreeMap::new();
     let mut notes = Vec::new();
     for softmax in graph.values().filter(|&value| graph.node(value).op == Op::Softmax) {
         match weighted_sum(graph, softmax) {
+            Some(sum) if sum.is_per_head() => {}
             Some(sum) => match attention(graph, softmax, &sum) {
                 Ok(attention) => {
                     found.insert(sum.output, attention);
@@ -54,16 +56,23 @@ pub(in crate::plan) fn attentions(graph: &Graph) -> (BTreeMap<ValueId, Found>, V
 }
 
 /// The contraction that weighs values by a softmax.
-struct WeightedSum {
+pub(super) struct WeightedSum {
     /// Casts between the softmax and the contraction.
-    casts: Vec<ValueId>,
-    output: ValueId,
-    values: ValueId,
+    pub casts: Vec<ValueId>,
+    pub output: ValueId,
+    pub values: ValueId,
     /// Labels of weights, values and result.
-    labels: EinsumSpec,
+    pub labels: EinsumSpec,
 }
 
-fn weighted_sum(graph: &Graph, softmax: ValueId) -> Option<WeightedSum> {
+impl WeightedSum {
+    /// Whether each head has its own values ([`super::prefills`]) and not all the same.
+    pub fn is_per_head(&self) -> bool {
+        self.labels.b.len() == 4
+    }
+}
+
+pub(super) fn weighted_sum(graph: &Graph, softmax: ValueId) -> Option<WeightedSum> {
     let mut casts = Vec::new();
     let mut weights = softmax;
     loop {
@@ -92,7 +101,12 @@ fn weighted_sum(graph: &Graph, softmax: ValueId) -> Option<WeightedSum> {
 }
 
 /// The other operand of a contraction, and its labels with those of `first` first.
-fn with_first(graph: &Graph, einsum: ValueId, spec: &EinsumSpec, first: ValueId) -> Option<(ValueId, EinsumSpec)> {
+pub(super) fn with_first(
+    graph: &Graph,
+    einsum: ValueId,
+    spec: &EinsumSpec,
+    first: ValueId,
+) -> Option<(ValueId, EinsumSpec)> {
     match *graph.node(einsum).args.as_slice() {
         [a, b] if a == first && b != first => Some((b, spec.clone())),
         [a, b] if b == first && a != first => Some((
@@ -108,12 +122,12 @@ fn with_first(graph: &Graph, einsum: ValueId, spec: &EinsumSpec, first: ValueId)
 }
 
 /// Rows of a cache: the read, and the columns of it that a value is.
-struct CachedColumns {
-    read: ValueId,
-    columns: Range<usize>,
+pub(super) struct CachedColumns {
+    pub read: ValueId,
+    pub columns: Range<usize>,
 }
 
-fn cached_columns(graph: &Graph, value: ValueId) -> Option<CachedColumns> {
+pub(super) fn cached_columns(graph: &Graph, value: ValueId) -> Option<CachedColumns> {
     let node = graph.node(value);
     match (&node.op, node.args.as_slice()) {
         (Op::CacheRead, _) => match node.ty.shape.last() {
@@ -204,17 +218,17 @@ fn attention(graph: &Graph, softmax: ValueId, sum: &WeightedSum) -> Result<Found
 }
 
 /// What a softmax is taken of.
-struct Scores {
+pub(super) struct Scores {
     /// Contractions that are summed.
-    terms: Vec<ValueId>,
+    pub terms: Vec<ValueId>,
     /// Everything between them and the softmax, and they.
-    nodes: Vec<ValueId>,
-    scale: f64,
-    q_len: ValueId,
-    kv_len: ValueId,
+    pub nodes: Vec<ValueId>,
+    pub scale: f64,
+    pub q_len: ValueId,
+    pub kv_len: ValueId,
 }
 
-fn scores(graph: &Graph, softmax: ValueId) -> Result<Scores, String> {
+pub(super) fn scores(graph: &Graph, softmax: ValueId) -> Result<Scores, String> {
     let mut scale = 1.0;
     let mut mask = None;
     let mut nodes = Vec::new();
@@ -314,7 +328,7 @@ fn check_types(graph: &Graph, cache: ValueId, queries: &[QueryPart]) -> Result<(
 }
 
 /// Nothing outside may need what stays inside.
-fn check_private(graph: &Graph, nodes: &[ValueId]) -> Result<(), String> {
+pub(super) fn check_private(graph: &Graph, nodes: &[ValueId]) -> Result<(), String> {
     let outputs: BTreeSet<ValueId> = graph.outputs.iter().map(|&(_, value)| value).collect();
     match nodes
         .iter()

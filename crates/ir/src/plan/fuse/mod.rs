@@ -2,6 +2,10 @@
 
 mod attention;
 mod cache_rows;
+mod prefill;
+mod projection;
 
 pub(super) use attention::{Found, attentions};
 pub(super) use cache_rows::cache_rows;
+pub(super) use prefill::{Prefill, decompressions, prefills};
+pub(super) use projection::{Projected, projections};

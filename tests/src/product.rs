@@ -1,0 +1,231 @@
+//! Matrix products as tile programs, for what the lowering makes of gemms.
+
+use crate::case::Numbers;
+use crate::executor::Executor;
+use crate::machine::{DeviceBuffer, Memory};
+use half::{bf16, f16};
+use mlafuse_codegen::lower::lower;
+use mlafuse_codegen::schedule::Schedule;
+use mlafuse_codegen::tile::{
+    Access, Axis, BLayout, Expr, Form, Param, ParamId, ParamKind, Rows, Space, Stmt, Tile, TileId, TileProgram, VarId,
+    View,
+};
+use mlafuse_ir::plan::BufferId;
+use mlafuse_ir::size::Dims;
+use mlafuse_ir::target::Target;
+use mlafuse_tensor::DType;
+
+const A: ParamId = ParamId(0);
+const B: ParamId = ParamId(1);
+const OUT: ParamId = ParamId(2);
+
+const A_S: TileId = TileId(0);
+const B_S: TileId = TileId(1);
+const ACC: TileId = TileId(2);
+
+const STEP: VarId = VarId(0);
+
+/// out \[m, n\] = a \[m, k\] · b.
+#[derive(Clone, Debug)]
+pub struct Product {
+    /// Rows of out.
+    pub m: usize,
+    /// Columns of out.
+    pub n: usize,
+    /// What is summed over.
+    pub k: usize,
+    /// Type of a and b; out is f32.
+    pub dtype: DType,
+    /// How b lies.
+    pub layout: BLayout,
+    /// Whether a block holds its rows of a whole while b streams by.
+    pub resident: bool,
+    /// Seeds the numbers.
+    pub seed: u64,
+}
+
+impl Product {
+    /// Computes it on `executor` under `schedule` and compares each element with f64.
+    ///
+    /// # Errors
+    /// What went wrong, in words.
+    pub fn check<E: Executor>(
+        &self,
+        executor: &mut E,
+        schedule: &Schedule,
+        target: &Target,
+    ) -> Result<E::Stats, String> {
+        let program = self.program(schedule);
+        let threads = lower(&program, schedule, target).map_err(|error| error.to_string())?;
+        let launch = program.launch(&Dims::new()).map_err(|error| error.to_string())?;
+        let mut numbers = Numbers::new(self.seed);
+        let mut draw = |count: usize| -> Vec<f64> { (0..count).map(|_| self.round(numbers.normal())).collect() };
+        let (a, b) = (draw(self.m * self.k), draw(self.n * self.k));
+        let out = DeviceBuffer::empty(self.m * self.n * size_of::<f32>());
+        let mut memory = Memory {
+            buffers: vec![self.buffer(&a), self.buffer(&b), out],
+        };
+        let stats = executor.execute(&threads, &launch, &mut memory)?;
+        self.compare(&a, &b, &memory.buffers[OUT.0])
+            .map_err(|what| format!("{self:?}, {schedule}: {what}"))?;
+        Ok(stats)
+    }
+
+    fn compare(&self, a: &[f64], b: &[f64], out: &DeviceBuffer) -> Result<(), String> {
+        let of_b = |p: usize, j: usize| match self.layout {
+            BLayout::Nk => b[j * self.k + p],
+            BLayout::Kn => b[p * self.n + j],
+        };
+        if let Some(at) = out.written.iter().position(|&written| !written) {
+            return Err(format!("byte {at} is not written"));
+        }
+        for (at, bytes) in out.bytes.as_chunks::<4>().0.iter().enumerate() {
+            let (i, j) = (at / self.n, at % self.n);
+            let terms = (0..self.k).map(|p| a[i * self.k + p] * of_b(p, j));
+            let (want, size) = terms.fold((0.0, 0.0), |(sum, size), x| (sum + x, size + f64::abs(x)));
+            let got = f64::from(f32::from_le_bytes(*bytes));
+            // The tensor core may cut what a term has below 2⁻²⁴ of the largest.
+            if (got - want).abs() > 1e-6 * size + 1e-6 {
+                return Err(format!("row {i}, column {j}: got {got}, expected {want}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn round(&self, x: f64) -> f64 {
+        match self.dtype {
+            DType::BF16 => bf16::from_f64(x).to_f64(),
+            DType::F16 => f16::from_f64(x).to_f64(),
+            _ => f64::from(x as f32),
+        }
+    }
+
+    fn buffer(&self, values: &[f64]) -> DeviceBuffer {
+        let bytes = |&x: &f64| match self.dtype {
+            DType::BF16 => bf16::from_f64(x).to_le_bytes().to_vec(),
+            DType::F16 => f16::from_f64(x).to_le_bytes().to_vec(),
+            _ => (x as f32).to_le_bytes().to_vec(),
+        };
+        DeviceBuffer::holding(values.iter().flat_map(bytes).collect())
+    }
+
+    /// Elements of a row's start that certainly lie on a 16-byte boundary together.
+    fn align(&self, cols: usize) -> usize {
+        [8, 4, 2, 1].into_iter().find(|&n| cols.is_multiple_of(n)).unwrap_or(1)
+    }
+
+    fn view(&self, param: ParamId, rows: usize, cols: usize, start: [Expr; 2]) -> View {
+        let [row, col] = start;
+        View {
+            param,
+            offset: 0.into(),
+            rows: Rows::Strided {
+                start: row,
+                stride: cols.into(),
+                limit: rows.into(),
+            },
+            col_start: col,
+            col_limit: cols.into(),
+            col_stride: 1.into(),
+            align: self.align(cols),
+            mask: None,
+        }
+    }
+
+    /// The program for `schedule`: a block has block_m × block_n of out and goes over k in steps of block_k.
+    pub fn program(&self, schedule: &Schedule) -> TileProgram {
+        let Schedule {
+            block_m,
+            block_n,
+            block_k,
+            ..
+        } = *schedule;
+        let &Product { m, n, k, layout, .. } = self;
+        let steps = k.div_ceil(block_k);
+        let (row, col) = (|| Expr::Block(Axis::X) * block_m, || Expr::Block(Axis::Y) * block_n);
+        let depth = || Expr::from(STEP) * block_k;
+        let load = |dst, cols: usize, src| Stmt::Load {
+            dst,
+            cols: 0..cols,
+            src,
+        };
+        let a_cols = if self.resident { steps * block_k } else { block_k };
+        let a_start = if self.resident { depth() } else { 0.into() };
+        let load_a = |start| load(A_S, a_cols, self.view(A, m, k, [row(), start]));
+        let (b_shape, load_b) = match layout {
+            BLayout::Nk => (
+                [block_n, block_k],
+                load(B_S, block_k, self.view(B, n, k, [col(), depth()])),
+            ),
+            BLayout::Kn => (
+                [block_k, block_n],
+                load(B_S, block_n, self.view(B, k, n, [depth(), col()])),
+            ),
+        };
+        let gemm = Stmt::Gemm {
+            acc: ACC,
+            a: A_S,
+            a_start,
+            b: B_S,
+            layout,
+            b_cols: 0..b_shape[1],
+        };
+        let (before, inside) = match self.resident {
+            true => (vec![load_a(0.into())], vec![load_b, gemm]),
+            false => (vec![], vec![load_a(depth()), load_b, gemm]),
+        };
+        let mut body = vec![Stmt::Fill { dst: ACC, value: 0.0 }];
+        body.extend(before);
+        body.push(Stmt::For {
+            var: STEP,
+            start: 0.into(),
+            end: steps.into(),
+            pipelined: true,
+            body: inside,
+        });
+        body.push(Stmt::Store {
+            dst: self.view(OUT, m, n, [row(), col()]),
+            src: ACC,
+            cols: 0..block_n,
+        });
+        TileProgram {
+            name: "product".into(),
+            doc: vec![],
+            params: vec![
+                tensor("a", self.dtype, Access::Read, 0),
+                tensor("b", self.dtype, Access::Read, 1),
+                tensor("out", DType::F32, Access::Write, 2),
+            ],
+            grid: [m.div_ceil(block_m).into(), n.div_ceil(block_n).into(), 1.into()],
+            tiles: vec![
+                tile("a_s", self.dtype, [block_m, a_cols], Space::Shared),
+                tile("b_s", self.dtype, b_shape, Space::Shared),
+                tile("acc", DType::F32, [block_m, block_n], Space::Fragment),
+            ],
+            vars: vec!["step".into()],
+            body,
+        }
+    }
+}
+
+fn tensor(name: &str, dtype: DType, access: Access, buffer: usize) -> Param {
+    Param {
+        name: name.into(),
+        kind: ParamKind::Tensor {
+            dtype,
+            access,
+            buffer: BufferId(buffer),
+        },
+    }
+}
+
+fn tile(name: &str, dtype: DType, [rows, cols]: [usize; 2], space: Space) -> Tile {
+    Tile {
+        name: name.into(),
+        dtype,
+        rows,
+        cols,
+        space,
+        form: Form::Matrix,
+    }
+}
