@@ -120,13 +120,16 @@ pub fn machine(target: &Target, dtype: DType) -> Machine {
     Machine {
         flops_per_s,
         bytes_per_s: target.dram_bytes_per_s,
+        launch_s: Machine::GPU_LAUNCH_S,
     }
 }
 
-/// What the CPU's cost model counts with: one socket of a server, about. Only the ratio matters to rewriting.
+/// What the CPU's cost model counts with: one socket of a server, about, and a wake-up of its threads. Only the ratios
+/// matter to rewriting.
 const CPU: Machine = Machine {
     flops_per_s: 2e12,
     bytes_per_s: 2e11,
+    launch_s: 5e-6,
 };
 
 /// What the rewrites' cost model knows of a device, in `dtype`: [`MlaLayer`](crate::MlaLayer) plans with it.

@@ -5,8 +5,7 @@ use anyhow::{Context, Result, bail};
 use mlafuse_ir::graph::{Graph, Node, Op, ValueId};
 use mlafuse_ir::interp::{Value, interpret};
 use mlafuse_ir::plan::{AttentionRegion, BufferId, CombineRegion, Plan, Region, RegionKind};
-use mlafuse_ir::rewrite::Machine;
-use mlafuse_ir::rewrite::cost::node_cost;
+use mlafuse_ir::rewrite::cost::node_flops;
 use mlafuse_ir::size::{Dims, Symbol};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -71,13 +70,9 @@ pub fn expected(plan: &Plan, region: &Region, dims: &Dims, memory: &Memory, spli
 }
 
 fn check_cost(plan: &Plan, region: &Region, dims: &Dims) -> Result<()> {
-    let machine = Machine::default();
-    let costs = region
-        .nodes
-        .iter()
-        .map(|&node| node_cost(&plan.graph, node, dims, &machine));
-    let flops: f64 = costs
-        .map(|cost| Ok::<f64, anyhow::Error>(cost?.flops))
+    let nodes = region.nodes.iter();
+    let flops: f64 = nodes
+        .map(|&node| Ok(node_flops(&plan.graph, node, dims)?))
         .sum::<Result<f64>>()?;
     if flops > MOST_FLOPS {
         bail!(

@@ -65,7 +65,14 @@ fn step(step: &Step) -> Value {
         Outcome::Rejected { reason } => ("rejected", Some(reason)),
         Outcome::Refused { reason } => ("refused", Some(reason)),
     };
-    let cost = |cost: &Cost| json!({ "flops": cost.flops, "bytes": cost.bytes, "seconds": cost.seconds });
+    let cost = |cost: &Cost| {
+        json!({
+            "flops": cost.flops,
+            "bytes": cost.bytes,
+            "kernels": cost.kernels,
+            "seconds": cost.seconds,
+        })
+    };
     json!({
         "rule": step.rule,
         "site": step.site,

@@ -262,18 +262,6 @@ pub fn fused(graph: &Graph) -> Result<Plan, PlanError> {
     plan(graph, &fusions, notes)
 }
 
-/// The values that never reach memory under [`fused`] since attention makes and uses them in one kernel: the scores and
-/// weights.
-pub(crate) fn kept_from_memory(graph: &Graph) -> BTreeSet<ValueId> {
-    let (attentions, prefills) = (fuse::attentions(graph).0, fuse::prefills(graph).0);
-    let attentions = attentions.iter().map(|(&output, found)| (output, &found.nodes));
-    let prefills = prefills.iter().map(|(&output, found)| (output, &found.nodes));
-    let inside = attentions.chain(prefills);
-    inside
-        .flat_map(|(output, nodes)| nodes.iter().copied().filter(move |&node| node != output))
-        .collect()
-}
-
 impl Plan {
     /// Where `value` lies, if it reaches memory.
     pub fn view(&self, value: ValueId) -> Option<&View> {

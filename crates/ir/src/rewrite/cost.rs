@@ -1,21 +1,30 @@
-//! What a graph would cost on a machine, one kernel a node: a roofline over floating-point operations and memory bytes.
-//! Scores and weights that a fused attention keeps to itself are not counted as memory bytes.
+//! What a graph would cost on a machine: a roofline over floating-point operations and memory bytes for each kernel that
+//! fusion is expected to make of it, and the time of launching it.
 
+use super::edit::is_output;
+use super::kernels::{is_view, kernels};
 use crate::graph::{Graph, Op, Ty, ValueId};
-use crate::plan::kept_from_memory;
 use crate::size::{Dim, Dims, Symbol};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::iter::Sum;
 use std::ops::Add;
 
-/// The two limits of a part that the model knows.
+/// What the model knows of a part: two limits and the cost of a launch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Machine {
     /// Peak floating-point operations a second in the storage type of the layer.
     pub flops_per_s: f64,
     /// Peak bytes of device memory a second.
     pub bytes_per_s: f64,
+    /// Seconds from one kernel to the next that neither limit explains: starting it, and its first and last loads and
+    /// stores. Modelled, not measured.
+    pub launch_s: f64,
+}
+
+impl Machine {
+    /// [`Machine::launch_s`] of a GPU whose kernels follow each other in one stream.
+    pub const GPU_LAUNCH_S: f64 = 2e-6;
 }
 
 impl Default for Machine {
@@ -24,6 +33,7 @@ impl Default for Machine {
         Machine {
             flops_per_s: 312e12,
             bytes_per_s: 2.0e12,
+            launch_s: Machine::GPU_LAUNCH_S,
         }
     }
 }
@@ -35,18 +45,38 @@ pub struct Cost {
     pub flops: f64,
     /// Bytes read and written.
     pub bytes: f64,
+    /// Kernels.
+    pub kernels: usize,
     /// Modelled time.
     pub seconds: f64,
 }
 
 impl Cost {
-    /// The cost of one kernel: the slower of its arithmetic and its traffic.
+    /// The cost of one kernel: its launch, and the slower of its arithmetic and its traffic.
     fn of_kernel(flops: f64, bytes: f64, machine: &Machine) -> Cost {
         Cost {
             flops,
             bytes,
-            seconds: (flops / machine.flops_per_s).max(bytes / machine.bytes_per_s),
+            kernels: 1,
+            seconds: machine.launch_s + (flops / machine.flops_per_s).max(bytes / machine.bytes_per_s),
         }
+    }
+
+    /// What `self` has more than `other`, as in `68.6 GFLOP, 268 MB, 1 kernel and 276 us`; less than nothing with a minus.
+    pub fn saved(&self, other: &Cost) -> String {
+        let signed = |value: f64, per_unit: f64, units: &[&str]| {
+            let (number, unit) = scaled(value.abs(), per_unit, units);
+            let sign = if value < 0.0 { "-" } else { "" };
+            format!("{sign}{number} {unit}")
+        };
+        let kernels = self.kernels as i64 - other.kernels as i64;
+        format!(
+            "{}, {}, {kernels} kernel{} and {}",
+            signed(self.flops - other.flops, 1.0, &FLOPS),
+            signed(self.bytes - other.bytes, 1.0, &BYTES),
+            if kernels.abs() == 1 { "" } else { "s" },
+            signed(self.seconds - other.seconds, 1e9, &TIMES),
+        )
     }
 }
 
@@ -57,6 +87,7 @@ impl Add for Cost {
         Cost {
             flops: self.flops + other.flops,
             bytes: self.bytes + other.bytes,
+            kernels: self.kernels + other.kernels,
             seconds: self.seconds + other.seconds,
         }
     }
@@ -68,11 +99,15 @@ impl Sum for Cost {
     }
 }
 
+const FLOPS: [&str; 6] = ["FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP"];
+const BYTES: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+const TIMES: [&str; 4] = ["ns", "us", "ms", "s"];
+
 impl fmt::Display for Cost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (flops, flop_unit) = scaled(self.flops, 1.0, &["FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP"]);
-        let (bytes, byte_unit) = scaled(self.bytes, 1.0, &["B", "kB", "MB", "GB", "TB"]);
-        let (time, time_unit) = scaled(self.seconds, 1e9, &["ns", "us", "ms", "s"]);
+        let (flops, flop_unit) = scaled(self.flops, 1.0, &FLOPS);
+        let (bytes, byte_unit) = scaled(self.bytes, 1.0, &BYTES);
+        let (time, time_unit) = scaled(self.seconds, 1e9, &TIMES);
         write!(
             f,
             "{flops} {flop_unit}, {bytes} {byte_unit}, {time} {time_unit} modelled"
@@ -109,49 +144,31 @@ pub struct CostError {
     pub symbol: Symbol,
 }
 
-/// The cost of every node, each as a kernel of its own that reads its arguments and writes its value, as far as attention is
-/// not fused around them.
+/// The cost of every kernel that fusion is expected to make of `graph`.
+///
+/// A kernel reads each value from outside once and writes what is needed outside; what stays inside costs its arithmetic
+/// alone. Values that follow from weights alone are made at load and cost nothing here; reading them does.
 pub fn graph_cost(graph: &Graph, dims: &Dims, machine: &Machine) -> Result<Cost, CostError> {
-    let kept = kept_from_memory(graph);
-    graph
+    let makers = kernels(graph);
+    let mut members: BTreeMap<ValueId, Vec<ValueId>> = BTreeMap::new();
+    for value in graph.values() {
+        if let Some(kernel) = makers[value.0] {
+            members.entry(kernel).or_default().push(value);
+        }
+    }
+    let model = Model { graph, dims };
+    members
         .values()
-        .map(|value| cost(graph, value, &kept, dims, machine))
+        .map(|nodes| Ok(Cost::of_kernel(model.flops(nodes)?, model.bytes(nodes)?, machine)))
         .sum()
 }
 
-/// The cost of the node that makes `value` as a kernel of its own. Inputs, slices and reshapes are free: they are views.
-pub fn node_cost(graph: &Graph, value: ValueId, dims: &Dims, machine: &Machine) -> Result<Cost, CostError> {
-    cost(graph, value, &BTreeSet::new(), dims, machine)
-}
-
-/// The cost of the node that makes `value` where the values `kept` are in no memory.
-fn cost(
-    graph: &Graph,
-    value: ValueId,
-    kept: &BTreeSet<ValueId>,
-    dims: &Dims,
-    machine: &Machine,
-) -> Result<Cost, CostError> {
+/// The floating-point operations of the node that makes `value`.
+pub fn node_flops(graph: &Graph, value: ValueId, dims: &Dims) -> Result<f64, CostError> {
     let node = graph.node(value);
-    let count = |shape: &[Dim]| {
-        shape
-            .iter()
-            .try_fold(1.0, |product, &dim| match (dim.value(dims), dim) {
-                (None, Dim::Sym(symbol)) => Err(CostError {
-                    node: node.name.clone(),
-                    symbol,
-                }),
-                (n, _) => Ok(product * n.unwrap_or(0) as f64),
-            })
-    };
-    let stored = |value: ValueId| match kept.contains(&value) {
-        true => Ok(0.0),
-        false => Ok(count(&graph.ty(value).shape)? * graph.ty(value).dtype.size_bytes() as f64),
-    };
     let arg = |i: usize| node.args.get(i).map(|&arg| graph.ty(arg));
-    let arg_bytes = |i: usize| node.args.get(i).map_or(Ok(0.0), |&arg| stored(arg));
-    let (flops, bytes) = match &node.op {
-        Op::Input { .. } | Op::Slice { .. } | Op::Reshape => return Ok(Cost::default()),
+    let elements = |ty: &Ty| count(&node.name, &ty.shape, dims);
+    Ok(match &node.op {
         Op::Einsum(spec) => {
             let mut flops = 2.0;
             for label in spec.labels() {
@@ -161,29 +178,101 @@ fn cost(
                         .and_then(|i| ty?.shape.get(i).copied())
                 };
                 let dim = place(&spec.a, arg(0)).or_else(|| place(&spec.b, arg(1)));
-                flops *= count(dim.as_slice())?;
+                flops *= count(&node.name, dim.as_slice(), dims)?;
             }
-            (flops, arg_bytes(0)? + arg_bytes(1)? + stored(value)?)
+            flops
         }
-        // Reads and writes the new rows; the rest of the cache stays where it is.
-        Op::CacheWrite => {
-            let k_pe = if node.args.len() == 6 { arg_bytes(2)? } else { 0.0 };
-            (0.0, 2.0 * (arg_bytes(1)? + k_pe))
+        Op::Input { .. } | Op::Slice { .. } | Op::Reshape | Op::Concat { .. } | Op::CacheWrite | Op::CacheRead => 0.0,
+        Op::Rope { .. } => 3.0 * elements(&node.ty)?,
+        Op::RmsNorm { .. } | Op::Softmax => 4.0 * elements(&node.ty)?,
+        Op::InvRms { .. } => 2.0 * arg(0).map_or(Ok(0.0), elements)?,
+        Op::Add | Op::Mul | Op::ScaleRows | Op::Scale { .. } | Op::Mask | Op::Cast => elements(&node.ty)?,
+    })
+}
+
+fn count(node: &str, shape: &[Dim], dims: &Dims) -> Result<f64, CostError> {
+    shape
+        .iter()
+        .try_fold(1.0, |product, &dim| match (dim.value(dims), dim) {
+            (None, Dim::Sym(symbol)) => Err(CostError {
+                node: node.to_string(),
+                symbol,
+            }),
+            (n, _) => Ok(product * n.unwrap_or(0) as f64),
+        })
+}
+
+/// What kernels compute, and what passes between them.
+struct Model<'a> {
+    graph: &'a Graph,
+    dims: &'a Dims,
+}
+
+impl Model<'_> {
+    /// Operations of the kernel of `nodes`. Constant factors before a softmax are part of its exponent's.
+    fn flops(&self, nodes: &[ValueId]) -> Result<f64, CostError> {
+        let op = |node: &ValueId| &self.graph.node(*node).op;
+        let softmax = nodes.iter().any(|node| *op(node) == Op::Softmax);
+        let free = |node: &&ValueId| softmax && matches!(op(node), Op::Scale { .. });
+        let paid = nodes.iter().filter(|node| !free(node));
+        paid.map(|&node| node_flops(self.graph, node, self.dims)).sum()
+    }
+
+    /// Bytes that the kernel of `nodes` reads and writes.
+    fn bytes(&self, nodes: &[ValueId]) -> Result<f64, CostError> {
+        let mut read: BTreeSet<ValueId> = BTreeSet::new();
+        for &node in nodes {
+            read.extend(self.rows_read(node).iter().filter(|&&arg| !self.made_by(nodes, arg)));
         }
-        // Reads what it writes, and not the whole cache.
-        Op::CacheRead => (0.0, 2.0 * stored(value)?),
-        // The tables are read a row a token, once for all heads: nothing beside x.
-        Op::Rope { .. } => (3.0 * count(&node.ty.shape)?, arg_bytes(0)? + stored(value)?),
-        Op::RmsNorm { .. } | Op::Softmax => (4.0 * count(&node.ty.shape)?, arg_bytes(0)? + stored(value)?),
-        Op::InvRms { .. } => {
-            let elements = arg(0).map_or(Ok(0.0), |ty| count(&ty.shape))?;
-            (2.0 * elements, arg_bytes(0)? + stored(value)?)
+        let mut bytes = read.iter().map(|&value| self.size(value)).sum::<Result<f64, _>>()?;
+        for &node in nodes {
+            bytes += self.written(nodes, node)?;
         }
-        Op::Add | Op::Mul | Op::ScaleRows => (count(&node.ty.shape)?, arg_bytes(0)? + arg_bytes(1)? + stored(value)?),
-        Op::Concat { .. } => (0.0, arg_bytes(0)? + arg_bytes(1)? + stored(value)?),
-        Op::Scale { .. } | Op::Mask | Op::Cast => (count(&node.ty.shape)?, arg_bytes(0)? + stored(value)?),
-    };
-    Ok(Cost::of_kernel(flops, bytes, machine))
+        Ok(bytes)
+    }
+
+    /// The arguments that are read row for row. Of tables it is one row a token, for all heads: nothing beside the rest.
+    fn rows_read(&self, value: ValueId) -> &[ValueId] {
+        let node = self.graph.node(value);
+        match (&node.op, node.args.as_slice()) {
+            (Op::Rope { .. } | Op::Mask, [x, ..]) => std::slice::from_ref(x),
+            (Op::CacheWrite, [_, rows @ .., _, _, _]) => rows,
+            (_, args) => args,
+        }
+    }
+
+    /// Whether `value`, or what it shows elements of, is made by one of `nodes`.
+    fn made_by(&self, nodes: &[ValueId], mut value: ValueId) -> bool {
+        while let (true, Some(&from)) = (is_view(&self.graph.node(value).op), self.graph.node(value).args.first()) {
+            value = from;
+        }
+        nodes.contains(&value)
+    }
+
+    /// Bytes of `value` that are needed outside `nodes`, its kernel.
+    fn written(&self, nodes: &[ValueId], value: ValueId) -> Result<f64, CostError> {
+        if self.graph.node(value).op == Op::CacheWrite {
+            // The new rows; the rest of the cache stays where it is.
+            return self.rows_read(value).iter().map(|&rows| self.size(rows)).sum();
+        }
+        let whole = self.size(value)?;
+        let mut parts = 0.0;
+        let mut open = vec![value];
+        while let Some(shown) = open.pop() {
+            let users = self.graph.users(shown);
+            let outside = |user: &ValueId| !is_view(&self.graph.node(*user).op) && !nodes.contains(user);
+            if is_output(self.graph, shown) || users.iter().any(outside) {
+                parts += self.size(shown)?;
+            }
+            open.extend(users.iter().filter(|user| is_view(&self.graph.node(**user).op)));
+        }
+        Ok(f64::min(parts, whole))
+    }
+
+    fn size(&self, value: ValueId) -> Result<f64, CostError> {
+        let node = self.graph.node(value);
+        Ok(count(&node.name, &node.ty.shape, self.dims)? * node.ty.dtype.size_bytes() as f64)
+    }
 }
 
 #[cfg(test)]
@@ -199,6 +288,7 @@ mod tests {
         let machine = Machine {
             flops_per_s: 1e9,
             bytes_per_s: 1e9,
+            launch_s: 1e-6,
         };
         let cost = |t| graph_cost(&graph, &Dims::new().with(Symbol::T, t), &machine).unwrap();
         assert_eq!(
@@ -206,10 +296,11 @@ mod tests {
             Cost {
                 flops: 1e6,
                 bytes: 2000.0 + 1e6 + 2000.0,
-                seconds: 1.004e-3
+                kernels: 1,
+                seconds: 1e-6 + 1.004e-3
             }
         );
-        assert_eq!(cost(10).seconds, 1e-2);
+        assert_eq!(cost(10).seconds, 1e-6 + 1e-2);
         let error = graph_cost(&graph, &Dims::new(), &machine).unwrap_err();
         assert_eq!(
             error,
@@ -220,11 +311,41 @@ mod tests {
         );
     }
 
+    /// Bytes, kernels and operations of a graph on f32.
+    fn counted(body: &str) -> (f64, usize, f64) {
+        let graph = parse(&format!("graph g {{ {body} }}")).unwrap();
+        let dims = Dims::new().with(Symbol::B, 1).with(Symbol::T, 2).with(Symbol::S, 100);
+        let cost = graph_cost(&graph, &dims, &Machine::default()).unwrap();
+        (cost.bytes, cost.kernels, cost.flops)
+    }
+
+    #[test]
+    fn scores_stay_inside_and_rows_are_read_once() {
+        let body = "%q = input \"q\" : f32[B, T, 4, 8] %k = input \"k\" : f32[B, S, 8] %len = input \"len\" : i32[B]
+            %x = einsum \"b t h c, b s c -> b t h s\" %q, %k : f32[B, T, 4, S] %f = scale factor=0.5 %x : f32[B, T, 4, S]
+            %m = mask %f, %len, %len : f32[B, T, 4, S] %p = softmax %m : f32[B, T, 4, S]
+            %o = einsum \"b t h s, b s c -> b t h c\" %p, %k : f32[B, T, 4, 8] output \"o\" %o";
+        let (rows, queries, scores) = (100.0 * 8.0, 2.0 * 4.0 * 8.0, 2.0 * 4.0 * 100.0);
+        let flops = 2.0 * 2.0 * scores * 8.0 + 4.0 * scores + scores;
+        assert_eq!(counted(body), (4.0 * (rows + 2.0 * queries), 1, flops));
+    }
+
+    #[test]
+    fn weights_made_at_load_cost_their_reading_alone() {
+        let body = "%x = input \"x\" : f32[T, 8] %v = weight \"v\" : f32[3, 8] %w = weight \"w\" : f32[5, 8]
+            %g = weight \"g\" : f32[8] %vw = concat axis=0 %v, %w : f32[8, 8] %vwg = mul %vw, %g : f32[8, 8]
+            %y = einsum \"t d, q d -> t q\" %x, %vwg : f32[T, 8] %a = slice axis=1 start=0 len=3 %y : f32[T, 3]
+            %s = scale factor=2.0 %a : f32[T, 3] output \"s\" %s";
+        // Of the result, only the part that is needed is written.
+        assert_eq!(counted(body), (4.0 * (16.0 + 64.0 + 6.0), 1, 256.0 + 6.0));
+    }
+
     #[test]
     fn numbers_are_readable() {
         let cost = Cost {
             flops: 1.07e9,
             bytes: 4_720_000.0,
+            kernels: 3,
             seconds: 3.14159e-6,
         };
         assert_eq!(cost.to_string(), "1.07 GFLOP, 4.72 MB, 3.14 us modelled");
@@ -232,8 +353,16 @@ mod tests {
         let cost = Cost {
             flops: 999.6,
             bytes: 1e18,
+            kernels: 1,
             seconds: 0.25,
         };
         assert_eq!(cost.to_string(), "1.00 kFLOP, 1000000 TB, 250 ms modelled");
+        let less = Cost {
+            flops: 2999.6,
+            bytes: 1e12,
+            kernels: 2,
+            seconds: 0.2,
+        };
+        assert_eq!(cost.saved(&less), "-2.00 kFLOP, 999999 TB, -1 kernel and 50.0 ms");
     }
 }

@@ -1,26 +1,37 @@
 //! Rewrites of a graph into one of the same meaning and lower modelled cost.
 //!
-//! Rules are general: they know ops and labels, not MLA. [`rewrite`] applies, while the cost falls, the change that
-//! lowers it most, and says of every other place why it left it alone.
+//! Rules are general: they know ops and labels, not MLA. [`rewrite_with`] applies, while the cost falls, the change that
+//! lowers it most; where none does it looks a few changes ahead. It says of every other place why it left it alone.
 
+mod cast;
 pub mod cost;
-pub mod reassociate;
+mod edit;
+mod factor;
+mod fold;
+mod kernels;
+mod merge;
+mod norm;
+mod reassociate;
+mod report;
+mod rule;
+mod search;
+mod split;
 
 pub use cost::{Cost, CostError, Machine};
+pub use rule::{Change, Finding, Rule};
 
 use crate::graph::Graph;
 use crate::size::Dims;
 use crate::verify::{VerifyError, verify};
-use cost::graph_cost;
-use reassociate::{describe, reassociate, sites};
-use std::fmt::Write;
+use edit::Edit;
+use search::Search;
 
 /// What became of one possible change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The graph has it.
     Applied,
-    /// It is sound and would cost more.
+    /// It is sound and would gain nothing.
     Rejected {
         /// Why, in words.
         reason: String,
@@ -43,7 +54,8 @@ pub struct Step {
     pub change: String,
     /// Cost without the change.
     pub before: Cost,
-    /// Cost with the change; the same as `before` where the rule does not apply.
+    /// Cost with the change; the same as `before` where the rule does not apply. An applied step that makes way for the
+    /// next may cost more.
     pub after: Cost,
     /// What became of it.
     pub outcome: Outcome,
@@ -72,145 +84,35 @@ pub enum RewriteError {
 /// A gain below this part of the cost is rounding.
 const LEAST_GAIN: f64 = 1e-9;
 
-/// A change that could be made.
-struct Proposal {
-    site: Vec<String>,
-    change: String,
-    graph: Graph,
-    after: Cost,
+/// Rewrites `graph` by [`Rule::LAUNCH`]: for launches of the sizes in `dims` on `machine`, with the weights as they are.
+///
+/// # Errors
+/// As [`rewrite_with`].
+pub fn rewrite(graph: &Graph, dims: &Dims, machine: &Machine) -> Result<Rewritten, RewriteError> {
+    rewrite_with(graph, dims, machine, &Rule::LAUNCH)
 }
 
-/// Rewrites `graph` for launches of the sizes in `dims` on `machine`.
+/// Rewrites `graph` by `rules` for launches of the sizes in `dims` on `machine`.
 ///
 /// The meaning is the same for every size; which form is cheapest is not: B, T and S must have the values that the
-/// launches will have.
-pub fn rewrite(graph: &Graph, dims: &Dims, machine: &Machine) -> Result<Rewritten, RewriteError> {
+/// launches will have. Rules that come earlier win where changes cost the same. Nodes that no output or cache needs go.
+///
+/// # Errors
+/// Where the graph is not sound, or a symbol that the cost depends on has no value.
+pub fn rewrite_with(graph: &Graph, dims: &Dims, machine: &Machine, rules: &[Rule]) -> Result<Rewritten, RewriteError> {
     verify(graph)?;
-    let mut graph = graph.clone();
-    let mut steps = Vec::new();
-    loop {
-        let before = graph_cost(&graph, dims, machine)?;
-        let mut proposals = proposals(&graph, dims, machine)?;
-        let best = proposals
-            .iter()
-            .enumerate()
-            .min_by(|(_, p), (_, q)| p.after.seconds.total_cmp(&q.after.seconds));
-        match best.map(|(index, proposal)| (index, proposal.after)) {
-            Some((index, after)) if after.seconds < before.seconds * (1.0 - LEAST_GAIN) => {
-                let Proposal {
-                    site,
-                    change,
-                    graph: next,
-                    after,
-                } = proposals.swap_remove(index);
-                tracing::debug!(%before, %after, change, "reassociated");
-                steps.push(Step {
-                    rule: RULE,
-                    site,
-                    change,
-                    before,
-                    after,
-                    outcome: Outcome::Applied,
-                });
-                graph = next;
-            }
-            _ => {
-                steps.extend(proposals.into_iter().map(|p| rejected(p, before)));
-                steps.extend(refused(&graph, before));
-                return Ok(Rewritten { graph, steps });
-            }
+    let search = Search { dims, machine, rules };
+    let mut form = search.start(Edit::new(graph).finish())?;
+    while let Some(better) = search.improved(&form)? {
+        for step in &better.steps[form.steps.len()..] {
+            tracing::debug!(before = %step.before, after = %step.after, change = step.change, "{}", step.rule);
         }
+        form = better;
     }
-}
-
-const RULE: &str = "reassociate";
-
-/// The cheaper of the two associations at each site where the rule applies.
-fn proposals(graph: &Graph, dims: &Dims, machine: &Machine) -> Result<Vec<Proposal>, RewriteError> {
-    let mut proposals = Vec::new();
-    for site in sites(graph).into_iter().flatten() {
-        let mut best: Option<Proposal> = None;
-        for first in [0, 1] {
-            let Some(next) = reassociate(graph, site, first) else {
-                continue;
-            };
-            let after = graph_cost(&next, dims, machine)?;
-            if best.as_ref().is_none_or(|best| after.seconds < best.after.seconds) {
-                let names = [site.outer, site.inner].map(|value| graph.node(value).name.clone());
-                let change = describe(graph, site, first);
-                best = Some(Proposal {
-                    site: names.to_vec(),
-                    change,
-                    graph: next,
-                    after,
-                });
-            }
-        }
-        proposals.extend(best);
-    }
-    Ok(proposals)
-}
-
-fn rejected(proposal: Proposal, before: Cost) -> Step {
-    let Proposal {
-        site, change, after, ..
-    } = proposal;
-    let times = after.seconds / before.seconds;
-    let reason = match times {
-        t if t > 1.0 + LEAST_GAIN => format!("it would take {t:.2} times as long"),
-        _ => "it would gain nothing".to_string(),
-    };
-    Step {
-        rule: RULE,
-        site,
-        change,
-        before,
-        after,
-        outcome: Outcome::Rejected { reason },
-    }
-}
-
-fn refused(graph: &Graph, cost: Cost) -> Vec<Step> {
-    let blocked = sites(graph).into_iter().filter_map(Result::err);
-    let step = |blocked: reassociate::Blocked| Step {
-        rule: RULE,
-        site: [blocked.outer, blocked.inner]
-            .map(|value| graph.node(value).name.clone())
-            .to_vec(),
-        change: String::new(),
-        before: cost,
-        after: cost,
-        outcome: Outcome::Refused { reason: blocked.reason },
-    };
-    blocked.map(step).collect()
-}
-
-impl Rewritten {
-    /// The steps as comment lines and then the graph: a text that [`crate::text::parse()`] reads.
-    pub fn to_text(&self) -> String {
-        let mut text = String::new();
-        for step in &self.steps {
-            // Writing to a String cannot fail.
-            let _ = step.write_comment(&mut text);
-        }
-        text + &self.graph.to_string()
-    }
-}
-
-impl Step {
-    fn write_comment(&self, text: &mut String) -> std::fmt::Result {
-        write!(text, "# {} {}: ", self.rule, self.site.join(", "))?;
-        match &self.outcome {
-            Outcome::Applied => {
-                writeln!(text, "applied, {}", self.change)?;
-                writeln!(text, "#   {}", self.before)?;
-                writeln!(text, "#   -> {}", self.after)
-            }
-            Outcome::Rejected { reason } => {
-                writeln!(text, "rejected, {}: {reason}", self.change)?;
-                writeln!(text, "#   -> {}", self.after)
-            }
-            Outcome::Refused { reason } => writeln!(text, "refused, {reason}"),
-        }
-    }
+    let rejected = search.rejected(&form)?;
+    let refused = search.refused(&form);
+    Ok(Rewritten {
+        graph: form.graph,
+        steps: [form.steps, rejected, refused].concat(),
+    })
 }

@@ -4,59 +4,76 @@
 //! first: that result keeps the labels that the third operand or the outer result still needs. Weight absorption in MLA
 //! is this rule on q_nope·(c·W_UK) and on p·(c·W_UV).
 
-use crate::build::unique_name;
-use crate::graph::{EinsumSpec, Graph, Node, Op, Ty, ValueId};
-use crate::size::Dim;
+use super::edit::{Edit, other_need};
+use super::rule::{Change, Finding};
+use crate::graph::{EinsumSpec, Graph, Op, ValueId};
 use std::collections::BTreeMap;
 
 /// A contraction one of whose operands is itself a contraction that nothing else reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Site {
-    /// The outer contraction.
-    pub outer: ValueId,
-    /// Which of its operands the inner one is, 0 or 1.
-    pub operand: usize,
-    /// The inner contraction.
-    pub inner: ValueId,
+struct Site {
+    outer: ValueId,
+    /// Which operand of the outer contraction the inner one is, 0 or 1.
+    operand: usize,
+    inner: ValueId,
 }
 
-/// A contraction that feeds another, but not in a way this rule can use.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Blocked {
-    /// The outer contraction.
-    pub outer: ValueId,
-    /// The contraction it gets an operand from.
-    pub inner: ValueId,
-    /// Why the rule does not apply, in words.
-    pub reason: String,
-}
-
-/// Every pair of contractions of which one feeds the other, in order of computation, with whether the rule applies.
-pub fn sites(graph: &Graph) -> Vec<Result<Site, Blocked>> {
+/// Every pair of contractions of which one feeds the other, in order of computation.
+pub(super) fn find(graph: &Graph) -> Vec<Finding> {
+    let constants = graph.constants();
     let mut found = Vec::new();
     for outer in graph.values() {
-        if !matches!(graph.node(outer).op, Op::Einsum(_)) {
+        if !matches!(graph.node(outer).op, Op::Einsum(_)) || constants[outer.0] {
             continue;
         }
         for operand in 0..graph.node(outer).args.len() {
-            found.extend(site(graph, outer, operand));
+            let Some((inner, site)) = site(graph, outer, operand) else {
+                continue;
+            };
+            let names = [outer, inner];
+            match site {
+                Ok(site) => found.extend(
+                    [0, 1]
+                        .into_iter()
+                        .filter_map(|first| Some(Finding::new(graph, &names, change(graph, &constants, site, first)?))),
+                ),
+                Err(reason) => found.push(Finding::new(graph, &names, Err(reason))),
+            }
         }
     }
     found
 }
 
-/// The contraction behind one operand of another, if there is one.
-fn site(graph: &Graph, outer: ValueId, operand: usize) -> Option<Result<Site, Blocked>> {
+/// The change that contracts operand `first` of the inner contraction with the outer one's other operand first.
+fn change(graph: &Graph, constants: &[bool], site: Site, first: usize) -> Option<Result<Change, String>> {
+    let other = *graph.node(site.outer).args.get(1 - site.operand)?;
+    let moved = *graph.node(site.inner).args.get(first)?;
+    if constants[other.0] && constants[moved.0] {
+        let names = [moved, other].map(|value| graph.node(value).name.as_str());
+        return Some(Err(format!(
+            "`{}` and `{}` are weights, and their product would be another one in memory",
+            names[0], names[1]
+        )));
+    }
+    let next = reassociate(graph, site, first)?;
+    Some(Ok(Change {
+        words: describe(graph, site, first),
+        graph: next,
+    }))
+}
+
+/// The contraction behind one operand of another, if there is one, and whether the rule applies or why not.
+fn site(graph: &Graph, outer: ValueId, operand: usize) -> Option<(ValueId, Result<Site, String>)> {
     let mut value = *graph.node(outer).args.get(operand)?;
     let mut between: Option<ValueId> = None;
     loop {
         let node = graph.node(value);
         match node.op {
             Op::Einsum(_) => break,
-            Op::Scale { .. } | Op::Cast => between = between.or(Some(value)),
-            // Of several, the nearest that is more than a factor says most.
-            Op::Rope { .. } | Op::RmsNorm { .. } | Op::Mask | Op::Softmax | Op::Add | Op::Mul | Op::ScaleRows => {
-                between = between.filter(|&b| !is_factor(&graph.node(b).op)).or(Some(value));
+            Op::Scale { .. } | Op::Cast | Op::Slice { .. } | Op::ScaleRows => between = between.or(Some(value)),
+            // Of several, the nearest that no other rule can move says most.
+            Op::Rope { .. } | Op::RmsNorm { .. } | Op::Mask | Op::Softmax | Op::Add | Op::Mul => {
+                between = between.filter(|&b| !moves(&graph.node(b).op)).or(Some(value));
             }
             _ => return None,
         }
@@ -67,27 +84,21 @@ fn site(graph: &Graph, outer: ValueId, operand: usize) -> Option<Result<Site, Bl
         Some(between) => Some(why_blocked(graph, outer, operand, between, inner)),
         None => other_readers(graph, outer, inner),
     };
-    Some(match reason {
-        Some(reason) => Err(Blocked { outer, inner, reason }),
-        None => Ok(Site { outer, operand, inner }),
-    })
+    let site = Site { outer, operand, inner };
+    Some((inner, reason.map_or(Ok(site), Err)))
 }
 
-fn is_factor(op: &Op) -> bool {
-    matches!(op, Op::Scale { .. } | Op::Cast)
+/// Whether another rule may move the op out of the way.
+fn moves(op: &Op) -> bool {
+    matches!(op, Op::Scale { .. } | Op::Cast | Op::Slice { .. } | Op::ScaleRows)
 }
 
 /// Who else needs the inner result, so that rewriting would compute it twice.
 fn other_readers(graph: &Graph, outer: ValueId, inner: ValueId) -> Option<String> {
     let name = &graph.node(inner).name;
-    if let Some((output, _)) = graph.outputs.iter().find(|&&(_, value)| value == inner) {
-        return Some(format!("`{name}` is also the output \"{output}\""));
-    }
-    if let Some(other) = graph.users(inner).into_iter().find(|&user| user != outer) {
-        return Some(format!("`{name}` is also read by `{}`", graph.node(other).name));
-    }
     let both = graph.node(outer).args.iter().all(|&arg| arg == inner);
-    both.then(|| format!("`{name}` is both operands of `{}`", graph.node(outer).name))
+    other_need(graph, inner, outer)
+        .or_else(|| both.then(|| format!("`{name}` is both operands of `{}`", graph.node(outer).name)))
 }
 
 fn why_blocked(graph: &Graph, outer: ValueId, operand: usize, between: ValueId, inner: ValueId) -> String {
@@ -98,7 +109,6 @@ fn why_blocked(graph: &Graph, outer: ValueId, operand: usize, between: ValueId, 
         Op::Mask => "it replaces entries by -inf, which is not linear".to_string(),
         Op::Softmax => "it is not linear".to_string(),
         Op::Mul => "it weighs each element on its own".to_string(),
-        Op::ScaleRows => "it weighs each row on its own".to_string(),
         Op::Add => "it adds another value, and the rule does not distribute over sums".to_string(),
         _ => "the rule needs one contraction to read the other directly".to_string(),
     };
@@ -182,12 +192,11 @@ fn kept_labels(x: &[String], y: &[String], needed: impl Fn(&String) -> bool) -> 
     [kept(&x[..place]), new, kept(&x[place..])].concat()
 }
 
-/// The graph with the outer contraction's other operand contracted first with operand `first` (0 or 1) of the inner
-/// one; `None` where `site` is not a site of `graph`.
+/// The graph with the outer contraction's other operand contracted first with operand `first` (0 or 1) of the inner one.
 ///
 /// The outer node keeps its name and storage type; the new inner one has the old one's storage type and is named after
-/// its operands.
-pub fn reassociate(graph: &Graph, site: Site, first: usize) -> Option<Graph> {
+/// its operands. Each operand stays on the side of the outer contraction it was on.
+fn reassociate(graph: &Graph, site: Site, first: usize) -> Option<Graph> {
     let Triple {
         values,
         labels: [x, y, z],
@@ -198,84 +207,29 @@ pub fn reassociate(graph: &Graph, site: Site, first: usize) -> Option<Graph> {
         _ => ((z, values[2]), (y, values[1])),
     };
     let joined = kept_labels(&x, &y, |label| z.contains(label) || out.contains(label));
-    let shape = joined
-        .iter()
-        .map(|label| dim_of(graph, label, [(&x, values[0]), (&y, y_value)]));
-    let shape: Vec<Dim> = shape.collect::<Option<_>>()?;
-    // Each operand stays on the side of the outer contraction it was on.
-    let (inner_spec, inner_args, outer_spec) = if site.operand == 1 {
-        let spec = EinsumSpec {
-            a: x,
-            b: y,
-            out: joined.clone(),
-        };
-        (spec, [values[0], y_value], EinsumSpec { a: joined, b: z, out })
-    } else {
-        let spec = EinsumSpec {
-            a: y,
-            b: x,
-            out: joined.clone(),
-        };
-        (spec, [y_value, values[0]], EinsumSpec { a: z, b: joined, out })
+    let (x_first, inner_args) = match site.operand {
+        1 => (true, [values[0], y_value]),
+        _ => (false, [y_value, values[0]]),
     };
-    let old = graph.node(site.inner);
-    let name = inner_args.map(|arg| graph.node(arg).name.as_str()).join("_");
-    let ty = Ty {
-        dtype: old.ty.dtype,
-        shape,
+    let (a, b) = if x_first { (x, y) } else { (y, x) };
+    let inner_spec = EinsumSpec {
+        a,
+        b,
+        out: joined.clone(),
     };
-    let joined = Node {
-        name: unique_name(&graph.nodes, &name),
-        op: Op::Einsum(inner_spec),
-        args: inner_args.to_vec(),
-        ty,
-    };
-    Some(replaced(graph, site, joined, outer_spec, z_value))
-}
-
-fn dim_of(graph: &Graph, label: &String, operands: [(&Vec<String>, ValueId); 2]) -> Option<Dim> {
-    operands.into_iter().find_map(|(labels, value)| {
-        let place = labels.iter().position(|l| l == label)?;
-        graph.ty(value).shape.get(place).copied()
-    })
-}
-
-/// The graph without the old inner node, with `joined` just before the outer node, which reads `joined` and `rest`.
-fn replaced(graph: &Graph, site: Site, joined: Node, outer_spec: EinsumSpec, rest: ValueId) -> Graph {
-    let mut result = Graph {
-        name: graph.name.clone(),
-        ..Graph::default()
-    };
-    let mut moved = vec![ValueId(0); graph.nodes.len()];
-    for value in graph.values().filter(|&value| value != site.inner) {
-        let mut node = graph.node(value).clone();
-        if value == site.outer {
-            let mut joined = joined.clone();
-            joined.args.iter_mut().for_each(|arg| *arg = moved[arg.0]);
-            result.nodes.push(joined);
-            let joined = ValueId(result.nodes.len() - 1);
-            node.op = Op::Einsum(outer_spec.clone());
-            node.args = if site.operand == 1 {
-                vec![joined, moved[rest.0]]
-            } else {
-                vec![moved[rest.0], joined]
-            };
-        } else {
-            node.args.iter_mut().for_each(|arg| *arg = moved[arg.0]);
-        }
-        moved[value.0] = ValueId(result.nodes.len());
-        result.nodes.push(node);
-    }
-    result.outputs = graph
-        .outputs
-        .iter()
-        .map(|(name, value)| (name.clone(), moved[value.0]))
-        .collect();
-    result
+    let (a, b) = if x_first { (joined, z) } else { (z, joined) };
+    let outer_spec = EinsumSpec { a, b, out };
+    let mut edit = Edit::new(graph);
+    let name = edit.joined_name(inner_args[0], inner_args[1]);
+    let dtype = graph.ty(site.inner).dtype;
+    let joined = edit.push(&name, Op::Einsum(inner_spec), &inner_args, dtype)?;
+    let outer_args = if x_first { [joined, z_value] } else { [z_value, joined] };
+    edit.set(site.outer, Op::Einsum(outer_spec), &outer_args)?;
+    Some(edit.finish())
 }
 
 /// The new association in words, such as `scores = (q_nope · w_uk) · c`.
-pub fn describe(graph: &Graph, site: Site, first: usize) -> String {
+fn describe(graph: &Graph, site: Site, first: usize) -> String {
     let name = |value: ValueId| graph.node(value).name.as_str();
     let (outer, inner) = (graph.node(site.outer), graph.node(site.inner));
     let (x, moved, rest) = (outer.args[1 - site.operand], inner.args[first], inner.args[1 - first]);
@@ -301,50 +255,106 @@ mod tests {
         .unwrap()
     }
 
+    fn refusals(graph: &Graph) -> Vec<String> {
+        find(graph).into_iter().filter_map(|found| found.change.err()).collect()
+    }
+
     #[test]
     fn labels_are_renamed_apart_and_keep_their_order() {
         let graph = absorbable();
-        let found = sites(&graph);
-        let Ok(site) = found[0] else { panic!("{found:?}") };
-        assert_eq!(describe(&graph, site, 1), "s = (q · w) · c");
-        let rewritten = reassociate(&graph, site, 1).unwrap();
-        verify(&rewritten).unwrap();
+        let changes: Vec<Change> = find(&graph).into_iter().filter_map(|found| found.change.ok()).collect();
+        let words: Vec<&str> = changes.iter().map(|change| change.words.as_str()).collect();
+        assert_eq!(words, ["s = (q · c) · w", "s = (q · w) · c"]);
+        verify(&changes[1].graph).unwrap();
         // `n` of the inner contraction means another thing than the outer's `n`.
-        let text = rewritten.to_string();
-        assert!(
-            text.contains("%q_w = einsum \"b t h n, h n n2 -> b t h n2\" %q, %w : bf16[B, T, 4, 6]"),
-            "{text}"
-        );
-        assert!(
-            text.contains("%s = einsum \"b t h n2, b s n2 -> b t h s\" %q_w, %c : f32[B, T, 4, S]"),
-            "{text}"
-        );
+        let text = changes[1].graph.to_string();
+        for line in [
+            "%q_w = einsum \"b t h n, h n n2 -> b t h n2\" %q, %w : bf16[B, T, 4, 6]",
+            "%s = einsum \"b t h n2, b s n2 -> b t h s\" %q_w, %c : f32[B, T, 4, S]",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
     }
 
     #[test]
     fn what_others_read_stays() {
         let mut graph = absorbable();
         graph.outputs.push(("k".into(), ValueId(3)));
-        let blocked = sites(&graph).remove(0).unwrap_err();
-        assert_eq!(blocked.reason, "`k` is also the output \"k\"");
+        assert_eq!(refusals(&graph), ["`k` is also the output \"k\""]);
     }
 
     #[test]
-    fn a_norm_between_is_named() {
+    fn one_contraction_as_both_operands_stays() {
         let graph = parse(
-            "graph g { %x = input \"x\" : f32[T, 8] %v = input \"v\" : f32[6, 8] %w = input \"w\" : f32[5, 6]
-             %g = input \"g\" : f32[6]
-             %a = einsum \"t d, q d -> t q\" %x, %v : f32[T, 6]
-             %n = rms_norm eps=1e-6 %a, %g : f32[T, 6]
-             %m = scale factor=2.0 %n : f32[T, 6]
-             %y = einsum \"t q, r q -> t r\" %m, %w : f32[T, 5] output \"y\" %y }",
+            "graph g { %x = input \"x\" : f32[T, 8] %w = input \"w\" : f32[6, 8]
+             %a = einsum \"t d, q d -> t q\" %x, %w : f32[T, 6]
+             %y = einsum \"t q, t q -> t\" %a, %a : f32[T] output \"y\" %y }",
         )
         .unwrap();
-        let blocked = sites(&graph).remove(0).unwrap_err();
-        assert!(
-            blocked.reason.starts_with("`n` (rms_norm) stands between `y` and `a`"),
-            "{}",
-            blocked.reason
+        assert_eq!(
+            refusals(&graph),
+            ["`a` is both operands of `y`", "`a` is both operands of `y`"]
         );
+    }
+
+    #[test]
+    fn weights_are_not_multiplied_with_each_other() {
+        let graph = parse(
+            "graph g { %x = input \"x\" : f32[T, 8] %v = weight \"v\" : f32[6, 8] %w = weight \"w\" : f32[5, 6]
+             %a = einsum \"t d, q d -> t q\" %x, %v : f32[T, 6]
+             %y = einsum \"t q, r q -> t r\" %a, %w : f32[T, 5] output \"y\" %y }",
+        )
+        .unwrap();
+        let reason = "`v` and `w` are weights, and their product would be another one in memory";
+        assert_eq!(refusals(&graph), [reason]);
+    }
+
+    #[test]
+    fn what_stands_between_is_named() {
+        let body = |between: &str| {
+            let text = format!(
+                "graph g {{ %x = input \"x\" : f32[B, T, 8] %v = input \"v\" : f32[6, 8] %w = input \"w\" : f32[5, 6]
+                 %g = input \"g\" : f32[6] %r = input \"r\" : f32[B, T] %len = input \"len\" : i32[B]
+                 %cos = input \"cos\" : f32[L, 3]
+                 %a = einsum \"b t d, q d -> b t q\" %x, %v : f32[B, T, 6]
+                 %n = {between} : f32[B, T, 6]
+                 %m = scale factor=2.0 %n : f32[B, T, 6]
+                 %y = einsum \"b t q, r q -> b t r\" %m, %w : f32[B, T, 5] output \"y\" %y }}"
+            );
+            refusals(&parse(&text).unwrap()).concat()
+        };
+        for (between, reason) in [
+            (
+                "rms_norm eps=1e-6 %a, %g",
+                "`n` (rms_norm) stands between `y` and `a`: it divides each row by",
+            ),
+            (
+                "mask %a, %len, %len",
+                "`n` (mask) stands between `y` and `a`: it replaces entries by -inf",
+            ),
+            (
+                "softmax %a",
+                "`n` (softmax) stands between `y` and `a`: it is not linear",
+            ),
+            (
+                "add %a, %g",
+                "`n` (add) stands between `y` and `a`: it adds another value",
+            ),
+            (
+                "mul %a, %g",
+                "`n` (mul) stands between `y` and `a`: it weighs each element on its own",
+            ),
+            (
+                "rope pairing=halves %a, %cos, %cos, %len, %len",
+                "`n` (rope) stands between `y` and `a`: it depends on the token t, so `v` cannot move across it",
+            ),
+            (
+                "scale_rows %a, %r",
+                "`m` (scale) stands between `y` and `a`: the rule needs one contraction to read",
+            ),
+        ] {
+            let found = body(between);
+            assert!(found.starts_with(reason), "{found}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 pub mod naive;
+pub mod random;
 
 use mlafuse_ir::config::{MlaConfig, RopePairing};
 use mlafuse_ir::graph::{Graph, Op};
