@@ -28,12 +28,9 @@ const ACCUMULATION: f64 = 1e-5;
 /// Where the interpreter refuses, or the region is none of this plan's.
 pub fn expected(run: &Run, region: &Region, schedule: &Schedule) -> Result<Vec<Expected>, String> {
     match &region.kind {
-        RegionKind::Node(value) => {
-            let (view, mut values) = interpreted(run, &region.nodes, *value, None)?;
-            let slack = ACCUMULATION * largest(&values);
-            skip_unused_rows(run, region, schedule.block_m, &mut values);
-            Ok(vec![Expected { view, values, slack }])
-        }
+        RegionKind::Node(_) => nodes(run, region, schedule, ACCUMULATION),
+        // Columns are rounded to the storage type before they are rotated or multiplied.
+        RegionKind::UpProjection(_) => nodes(run, region, schedule, weights_slack(run)),
         RegionKind::Attention(attention) => Ok(split_attention(run, attention, schedule)),
         RegionKind::Combine(combine) => {
             let result = combined(run, combine);
@@ -54,6 +51,17 @@ pub fn expected(run: &Run, region: &Region, schedule: &Schedule) -> Result<Vec<E
         }
         RegionKind::Prefill(prefill) => prefilled(run, prefill).map(|expected| vec![expected]),
     }
+}
+
+/// Every result of a kernel of nodes, which may err by `slack` of its largest element.
+fn nodes(run: &Run, region: &Region, schedule: &Schedule, slack: f64) -> Result<Vec<Expected>, String> {
+    let results = run.plan.results(region).into_iter().map(|value| {
+        let (view, mut values) = interpreted(run, &region.nodes, value, None)?;
+        let slack = slack * largest(&values);
+        skip_unused_rows(run, region, schedule.block_m, &mut values);
+        Ok(Expected { view, values, slack })
+    });
+    results.collect()
 }
 
 /// A contraction of cached rows leaves out blocks of `block_m` tokens that lie past a sequence's length.

@@ -414,20 +414,17 @@ fn check_plan(plan: &Plan, batch: &Batch, source: Source, random: &mut Random, t
         let schedule = schedule(plan, region, batch, source, random);
         let program = build(plan, region, &schedule).unwrap();
         memory.launch(&program, &batch.dims);
-        let result = match &region.kind {
-            RegionKind::Node(value) => *value,
-            RegionKind::Combine(combine) => combine.output,
-            RegionKind::Prefill(prefill) => prefill.output,
-            RegionKind::Attention(_) => continue,
-        };
-        let got = memory.read(plan, &batch.dims, plan.view(result).unwrap());
-        let what = format!("{} of {words}, {source:?} {schedule}", region.name);
-        let error = relative_error(&got, &want[&result], &what);
-        assert!(
-            error <= tolerance,
-            "{what}: relative error {error:e}\n{:?}\n{program}",
-            batch.dims
-        );
+        for result in plan.results(region) {
+            let got = memory.read(plan, &batch.dims, plan.view(result).unwrap());
+            let name = &plan.graph.node(result).name;
+            let what = format!("`{name}` of {} of {words}, {source:?} {schedule}", region.name);
+            let error = relative_error(&got, &want[&result], &what);
+            assert!(
+                error <= tolerance,
+                "{what}: relative error {error:e}\n{:?}\n{program}",
+                batch.dims
+            );
+        }
     }
 }
 

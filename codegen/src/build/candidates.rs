@@ -4,11 +4,11 @@ use super::axes::{Plane, plane};
 use super::cost::{Needs, needs, seconds};
 use super::error::BuildError;
 use super::program::ProgramBuilder;
-use super::{build, contract};
+use super::{build, contract, product};
 use crate::schedule::Schedule;
 use crate::tile::TileProgram;
 use mlafuse_ir::graph::{Op, ValueId};
-use mlafuse_ir::plan::{Plan, Region, RegionKind, View};
+use mlafuse_ir::plan::{Plan, Region, RegionKind, UpProjectionRegion, View};
 use mlafuse_ir::size::{Dim, Dims, Size};
 use mlafuse_ir::target::Target;
 
@@ -29,6 +29,12 @@ enum Family {
     },
     /// A contraction whose first operand is put together from splits, a piece of the depth at a time.
     Projection {
+        m: usize,
+        n: usize,
+        k: usize,
+    },
+    /// All columns of a head at once, of depth k, and then n columns of what is made of them.
+    UpProjection {
         m: usize,
         n: usize,
         k: usize,
@@ -145,6 +151,9 @@ fn family(plan: &Plan, region: &Region, dims: &Dims) -> Result<Family, BuildErro
             return Ok(Family::Prefill { tokens });
         }
         RegionKind::Combine(combine) => combine.output,
+        RegionKind::UpProjection(projection) => {
+            return up_projection(plan, projection, number).ok_or_else(|| missing(projection.product));
+        }
         RegionKind::Node(value) => *value,
     };
     let view = plan.view(value).ok_or_else(|| missing(value))?;
@@ -159,12 +168,12 @@ fn family(plan: &Plan, region: &Region, dims: &Dims) -> Result<Family, BuildErro
             None => Family::Rows { rows, cols },
         });
     }
+    if let Some((product, spec)) = product(plan, region) {
+        let program = ProgramBuilder::new(plan, region, ONE);
+        let [m, n, k] = contract::extents(&program, [product, value], spec)?.map(|size| number(&size));
+        return Ok(Family::Contraction { m, n, k });
+    }
     Ok(match &plan.graph.node(value).op {
-        Op::Einsum(spec) => {
-            let program = ProgramBuilder::new(plan, region, ONE);
-            let [m, n, k] = contract::extents(&program, value, spec)?.map(|size| number(&size));
-            Family::Contraction { m, n, k }
-        }
         // A block has the rows of one token: the dimensions between the token and the last.
         Op::Rope { .. } => {
             let middle = view
@@ -203,6 +212,24 @@ fn family(plan: &Plan, region: &Region, dims: &Dims) -> Result<Family, BuildErro
     })
 }
 
+fn up_projection(plan: &Plan, region: &UpProjectionRegion, number: impl Fn(&Size) -> usize) -> Option<Family> {
+    let node = plan.graph.nodes.get(region.product.0)?;
+    let Op::Einsum(spec) = &node.op else { return None };
+    let depth = spec.a.iter().position(|label| !spec.out.contains(label))?;
+    let k = *plan.graph.ty(*node.args.first()?).shape.get(depth)?;
+    // The widest of what is made by a contraction.
+    let widths = region.parts.iter().filter_map(|part| {
+        let node = plan.graph.node(part.value);
+        let made = matches!(node.op, Op::Einsum(_));
+        node.ty.shape.last().copied().filter(|_| made)
+    });
+    Some(Family::UpProjection {
+        m: number(&Size::product(node.ty.shape.get(..2)?)),
+        n: widths.map(|dim| number(&Size::one().times(dim))).max().unwrap_or(1),
+        k: number(&Size::one().times(k)),
+    })
+}
+
 /// `dims` with a typical value for each symbol of `size` that has none.
 fn known(size: &Size, dims: &Dims) -> Dims {
     use mlafuse_ir::size::Symbol;
@@ -218,7 +245,7 @@ fn gpu_schedules(family: &Family) -> Vec<Schedule> {
     match *family {
         Family::Attention { rows } => attention_schedules(&[16, 32, 64], rows),
         Family::Prefill { tokens } => attention_schedules(&[16, 32, 64, 128], tokens),
-        Family::Contraction { m, n, k } => contraction_schedules(m, n, k),
+        Family::Contraction { m, n, k } | Family::UpProjection { m, n, k } => contraction_schedules(m, n, k),
         Family::Projection { m, n, k } => {
             let mut found = contraction_schedules(m, n, k);
             // The piece of the depth is a fragment first.
@@ -326,7 +353,7 @@ pub fn cpu_schedule(plan: &Plan, region: &Region, dims: &Dims) -> Result<Schedul
     let (block_m, block_n, block_k) = match family(plan, region, dims)? {
         Family::Attention { rows } => (rows.min(128), 128, 0),
         Family::Prefill { tokens } => (tokens.min(128), 128, 0),
-        Family::Contraction { m, n, k } => (m.min(64), n.min(64), k.min(256)),
+        Family::Contraction { m, n, k } | Family::UpProjection { m, n, k } => (m.min(64), n.min(64), k.min(256)),
         // Every block of columns puts its rows together anew.
         Family::Projection { m, n, k } => (m.min(64), n.min(256), k.min(128)),
         Family::Rows { rows, cols } => (rows.min(16), cols.min(1024), 0),

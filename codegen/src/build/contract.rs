@@ -1,4 +1,5 @@
-//! Contractions: any einsum of two operands as a batch of matrix products.
+//! Contractions: any einsum of two operands as a batch of matrix products, and what is done to each element of the result on
+//! its way to memory.
 //!
 //! Labels are batch, m, n or k by where they stand. Neighbours that both of their operands walk as one dimension are
 //! merged; what stays apart from the last m or n label becomes part of the batch, what stays apart from the last
@@ -6,30 +7,43 @@
 
 use super::axes::{Axis, collapse, innermost};
 use super::cached_rows::CachedOperand;
+use super::epilogue::Epilogue;
 use super::error::BuildError;
+use super::operand::{Operand, check_product};
 use super::program::{ProgramBuilder, Span, block_x, block_y, blocks, indexed};
-use crate::tile::{Access, BLayout, Expr, Stmt, TileProgram};
+use crate::tile::{Access, Expr, Stmt, TileProgram};
 use mlafuse_ir::graph::{EinsumSpec, ValueId};
 use mlafuse_ir::plan::View;
 use mlafuse_ir::size::Size;
+use mlafuse_tensor::DType;
 
 // Positions of the operands in an axis.
 const A: usize = 0;
 const B: usize = 1;
 const OUT: usize = 2;
+const BIAS: usize = 3;
+const FACTORS: usize = 4;
+
+/// The contraction's dimensions in its operands, its result, and what its epilogue reads.
+type Dim = Axis<5>;
 
 /// A contraction as a batch of products \[m, k\] · \[k, n\].
 struct Shape {
     /// Batch, and the m and n dimensions that do not merge; their strides are 0 where an operand does not have them.
-    batch: Vec<Axis<3>>,
-    m: Axis<3>,
-    n: Axis<3>,
+    batch: Vec<Dim>,
+    m: Dim,
+    n: Dim,
     /// k dimensions that do not merge.
-    outer_k: Vec<Axis<3>>,
-    k: Axis<3>,
+    outer_k: Vec<Dim>,
+    k: Dim,
 }
 
-fn shape(program: &ProgramBuilder, spec: &EinsumSpec, views: [&View; 3]) -> Result<Shape, BuildError> {
+fn shape(
+    program: &ProgramBuilder,
+    spec: &EinsumSpec,
+    [a, b, out]: [&View; 3],
+    epilogue: &Epilogue,
+) -> Result<Shape, BuildError> {
     let roles = spec.roles();
     if let Some(label) = roles.sum_a.iter().chain(&roles.sum_b).next() {
         let found = format!("`{label}` of {spec}");
@@ -39,8 +53,20 @@ fn shape(program: &ProgramBuilder, spec: &EinsumSpec, views: [&View; 3]) -> Resu
             "labels of both to be summed",
         ));
     }
+    let views = [a, b, out, epilogue.bias.unwrap_or(out), epilogue.factors.unwrap_or(out)];
     let axis = |label: &&str| {
-        let at = [&spec.a, &spec.b, &spec.out].map(|list| list.iter().position(|l| l == label));
+        let [in_a, in_b, in_out] = [&spec.a, &spec.b, &spec.out].map(|list| list.iter().position(|l| l == label));
+        // A bias has the result's last dimensions, factors have its first.
+        let rank = |view: Option<&View>| view.map_or(0, |view| view.shape.len());
+        let in_bias = in_out.and_then(|axis| (axis + rank(epilogue.bias)).checked_sub(spec.out.len()));
+        let in_factors = in_out.filter(|&axis| axis < rank(epilogue.factors));
+        let at = [
+            in_a,
+            in_b,
+            in_out,
+            in_bias.filter(|_| epilogue.bias.is_some()),
+            in_factors,
+        ];
         let dim = (0..3).find_map(|i| views[i].shape.get(at[i]?).copied());
         Axis::new(dim.unwrap_or(1.into()), views, at)
     };
@@ -59,11 +85,16 @@ fn shape(program: &ProgramBuilder, spec: &EinsumSpec, views: [&View; 3]) -> Resu
     })
 }
 
-/// The m, n and k of the products.
-pub(super) fn extents(p: &ProgramBuilder, value: ValueId, spec: &EinsumSpec) -> Result<[Size; 3], BuildError> {
-    let [a, b] = p.args(value)?;
+/// The m, n and k of the products whose sums become `value`.
+pub(super) fn extents(
+    p: &ProgramBuilder,
+    [product, value]: [ValueId; 2],
+    spec: &EinsumSpec,
+) -> Result<[Size; 3], BuildError> {
+    let [a, b] = p.args(product)?;
     let cached = CachedOperand::of(p, a)?;
-    let Shape { m, n, k, .. } = shape(p, spec, [first(p, a, &cached)?, p.view(b)?, p.view(value)?])?;
+    let views = [first(p, a, &cached)?, p.view(b)?, p.view(value)?];
+    let Shape { m, n, k, .. } = shape(p, spec, views, &Epilogue::default())?;
     Ok([m.extent, n.extent, k.extent])
 }
 
@@ -75,30 +106,20 @@ fn first<'v>(p: &ProgramBuilder<'v>, a: ValueId, cached: &'v Option<CachedOperan
     }
 }
 
-pub(super) fn build(mut p: ProgramBuilder, value: ValueId, spec: &EinsumSpec) -> Result<TileProgram, BuildError> {
-    let [a, b] = p.args(value)?;
+/// The kernel of `product`, whose elements become those of `value` by the epilogue.
+pub(super) fn build(
+    mut p: ProgramBuilder,
+    [product, value]: [ValueId; 2],
+    spec: &EinsumSpec,
+    epilogue: &Epilogue,
+) -> Result<TileProgram, BuildError> {
+    let [a, b] = p.args(product)?;
     let cached = CachedOperand::of(&p, a)?;
     let views = [first(&p, a, &cached)?, p.view(b)?, p.view(value)?];
-    let types = views.map(|view| p.dtype(view));
-    if types[A] != types[B] {
-        let found = format!("{} and {}", types[A], types[B]);
-        return Err(p.unsupported("operands' types", found, "one type"));
-    }
-    p.check_block_k()?;
-    let shape = shape(&p, spec, views)?;
+    check_product(&p, [views[A], views[B]])?;
+    let shape = shape(&p, spec, views, epilogue)?;
     let (block_m, block_n, block_k) = (p.schedule.block_m, p.schedule.block_n, p.schedule.block_k);
-    // b is read along the dimension in which its elements are neighbours.
-    let layout = if shape.k.strides[B] != Size::one() && shape.n.strides[B] == Size::one() {
-        BLayout::Kn
-    } else {
-        BLayout::Nk
-    };
-    let a_s = p.shared("a_s", types[A], block_m, block_k);
-    let b_s = match layout {
-        BLayout::Nk => p.shared("b_s", types[B], block_n, block_k),
-        BLayout::Kn => p.shared("b_s", types[B], block_k, block_n),
-    };
-    let acc = p.fragment("acc", block_m, block_n);
+    let a_s = p.shared("a_s", p.dtype(views[A]), block_m, block_k);
 
     let grid = [
         p.row_blocks(&shape.batch, &shape.m.extent),
@@ -107,7 +128,6 @@ pub(super) fn build(mut p: ProgramBuilder, value: ValueId, spec: &EinsumSpec) ->
     ];
     let mut body = Vec::new();
     let place = p.place(&mut body, block_x(), &shape.batch, &shape.m.extent);
-    body.push(Stmt::Fill { dst: acc, value: 0.0 });
     let outer_k: Vec<_> = shape
         .outer_k
         .iter()
@@ -115,7 +135,7 @@ pub(super) fn build(mut p: ProgramBuilder, value: ValueId, spec: &EinsumSpec) ->
         .collect();
     let mut indices = place.outer.clone();
     indices.extend(outer_k.iter().map(|(var, _)| Expr::from(*var)));
-    let summed: Vec<Axis<3>> = shape.batch.iter().chain(&shape.outer_k).cloned().collect();
+    let summed: Vec<Dim> = shape.batch.iter().chain(&shape.outer_k).cloned().collect();
 
     let step = p.var("k");
     let (m, n, k) = (
@@ -123,23 +143,19 @@ pub(super) fn build(mut p: ProgramBuilder, value: ValueId, spec: &EinsumSpec) ->
         p.extent(&shape.n.extent),
         p.extent(&shape.k.extent),
     );
-    let span = Span::block(step, block_k, k.clone());
+    let depth = || Span::block(step, block_k, k.clone());
+    let columns = || Span::block(block_y(), block_n, n.clone());
     let src = match &cached {
         Some(cached) => {
             // Sequences are the outermost dimension: their rows do not merge.
             let sequence = place.outer.first().cloned().unwrap_or(0.into());
             let kv_len = cached.begin(&mut p, &mut body, sequence.clone(), place.row.clone());
-            cached.rows(&mut p, &sequence, [place.row.clone(), kv_len], span)?
+            cached.rows(&mut p, &sequence, [place.row.clone(), kv_len], depth())?
         }
         None => {
-            let rows_of_a = p.matrix(
-                views[A],
-                Access::Read,
-                &indexed(&summed, &indices, A),
-                &shape.m.strides[A],
-                &shape.k.strides[A],
-            );
-            p.rows(&rows_of_a, place.row.clone(), m.clone(), span)
+            let outer = indexed(&summed, &indices, A);
+            let matrix = p.matrix(views[A], Access::Read, &outer, &shape.m.strides[A], &shape.k.strides[A]);
+            p.rows(&matrix, place.row.clone(), m.clone(), depth())
         }
     };
     let load_a = Stmt::Load {
@@ -148,46 +164,18 @@ pub(super) fn build(mut p: ProgramBuilder, value: ValueId, spec: &EinsumSpec) ->
         src,
     };
     let of_b = indexed(&summed, &indices, B);
-    let (n_stride, k_stride) = (&shape.n.strides[B], &shape.k.strides[B]);
-    let (src, cols) = match layout {
-        BLayout::Nk => {
-            let matrix = p.matrix(views[B], Access::Read, &of_b, n_stride, k_stride);
-            (
-                p.rows(
-                    &matrix,
-                    block_y() * block_n,
-                    n.clone(),
-                    Span::block(step, block_k, k.clone()),
-                ),
-                0..block_k,
-            )
-        }
-        BLayout::Kn => {
-            let matrix = p.matrix(views[B], Access::Read, &of_b, k_stride, n_stride);
-            let span = Span::block(block_y(), block_n, n.clone());
-            (p.rows(&matrix, Expr::from(step) * block_k, k.clone(), span), 0..block_n)
-        }
-    };
-    let load_b = Stmt::Load {
-        dst: b_s,
-        cols: cols.clone(),
-        src,
-    };
-    let gemm = Stmt::Gemm {
-        acc,
-        a: a_s,
-        a_start: 0.into(),
-        b: b_s,
-        layout,
-        b_cols: cols,
-    };
+    let strides = [&shape.n.strides[B], &shape.k.strides[B]];
+    let b = Operand::new(&mut p, "b_s", views[B], &of_b, strides, [block_n, block_k]);
+    let load_b = b.load(&mut p, columns(), depth());
+    let acc = p.fragment("acc", block_m, block_n);
+    body.push(Stmt::Fill { dst: acc, value: 0.0 });
     let end = blocks(&mut p, &shape.k.extent, block_k);
     let mut loops = Stmt::For {
         var: step,
         start: 0.into(),
         end,
         pipelined: true,
-        body: vec![load_a, load_b, gemm],
+        body: vec![load_a, load_b, b.gemm(acc, a_s)],
     };
     for (var, end) in outer_k.into_iter().rev() {
         loops = Stmt::For {
@@ -200,24 +188,39 @@ pub(super) fn build(mut p: ProgramBuilder, value: ValueId, spec: &EinsumSpec) ->
     }
     body.push(loops);
 
-    let of_out = indexed(&shape.batch, &place.outer, OUT);
-    let matrix = p.matrix(
-        views[OUT],
-        Access::Write,
-        &of_out,
-        &shape.m.strides[OUT],
-        &shape.n.strides[OUT],
-    );
-    let dst = p.rows(&matrix, place.row, m, Span::block(block_y(), block_n, n));
+    let at = |p: &mut ProgramBuilder, view: &View, i: usize, access: Access, cols: Span| {
+        let outer = indexed(&shape.batch, &place.outer, i);
+        let matrix = p.matrix(view, access, &outer, &shape.m.strides[i], &shape.n.strides[i]);
+        p.rows(&matrix, place.row.clone(), m.clone(), cols)
+    };
+    let bias = epilogue.bias.map(|view| {
+        let dst = p.fragment("bias_f", block_m, block_n);
+        let src = at(&mut p, view, BIAS, Access::Read, columns());
+        body.push(Stmt::Load {
+            dst,
+            cols: 0..block_n,
+            src,
+        });
+        dst
+    });
+    let factors = epilogue.factors.map(|view| {
+        let dst = p.row_vector("factors", block_m);
+        let src = at(&mut p, view, FACTORS, Access::Read, Span::whole(1usize));
+        body.push(Stmt::Load { dst, cols: 0..1, src });
+        dst
+    });
+    epilogue.apply(&mut body, acc, bias, factors);
+    let dst = at(&mut p, views[OUT], OUT, Access::Write, columns());
     body.push(Stmt::Store {
         dst,
         src: acc,
         cols: 0..block_n,
     });
+    let types = views.map(|view| p.dtype(view));
     Ok(p.finish(doc(spec, &shape, types), grid, body))
 }
 
-fn doc(spec: &EinsumSpec, shape: &Shape, types: [mlafuse_tensor::DType; 3]) -> Vec<String> {
+fn doc(spec: &EinsumSpec, shape: &Shape, types: [DType; 3]) -> Vec<String> {
     let Shape {
         batch,
         m,
@@ -225,7 +228,7 @@ fn doc(spec: &EinsumSpec, shape: &Shape, types: [mlafuse_tensor::DType; 3]) -> V
         outer_k,
         k,
     } = shape;
-    let product = |axes: &[Axis<3>]| -> String { axes.iter().map(|axis| format!("{} × ", axis.extent)).collect() };
+    let product = |axes: &[Dim]| -> String { axes.iter().map(|axis| format!("{} × ", axis.extent)).collect() };
     let (batch, outer_k) = (product(batch), product(outer_k));
     vec![
         format!("contraction {spec}"),

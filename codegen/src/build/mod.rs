@@ -13,9 +13,11 @@ mod combine;
 mod contract;
 mod cost;
 mod elementwise;
+mod epilogue;
 mod error;
 mod new_rows;
 mod online_softmax;
+mod operand;
 mod prefill;
 mod program;
 mod projection;
@@ -23,6 +25,7 @@ mod rms_norm;
 mod rope;
 mod softmax;
 mod splits;
+mod up_projection;
 
 pub use candidates::{candidates, cpu_schedule};
 pub use error::BuildError;
@@ -30,7 +33,8 @@ pub use splits::splits_of_equals;
 
 use crate::schedule::Schedule;
 use crate::tile::TileProgram;
-use mlafuse_ir::graph::{Op, ValueId};
+use epilogue::Epilogue;
+use mlafuse_ir::graph::{EinsumSpec, Op, ValueId};
 use mlafuse_ir::plan::{Plan, Region, RegionKind};
 use program::ProgramBuilder;
 
@@ -66,6 +70,7 @@ pub fn build(plan: &Plan, region: &Region, schedule: &Schedule) -> Result<TilePr
             None => combine::build(program, combine),
         },
         RegionKind::Prefill(prefill) => prefill::build(program, prefill),
+        RegionKind::UpProjection(projection) => up_projection::build(program, projection),
         RegionKind::Node(value) => node(program, *value),
     }
 }
@@ -74,8 +79,12 @@ fn node(program: ProgramBuilder, value: ValueId) -> Result<TileProgram, BuildErr
     let Some(node) = program.plan.graph.nodes.get(value.0) else {
         return Err(program.not_in_memory(value));
     };
+    if let Some((product, spec)) = product(program.plan, program.region) {
+        let chain = program.region.nodes.get(1..).unwrap_or_default();
+        let epilogue = Epilogue::new(&program, chain)?;
+        return contract::build(program, [product, value], spec, &epilogue);
+    }
     match &node.op {
-        Op::Einsum(spec) => contract::build(program, value, spec),
         Op::RmsNorm { eps } => rms_norm::build(program, value, *eps),
         Op::Rope { pairing } => rope::build(program, value, *pairing),
         Op::Scale { factor } => elementwise::scale(program, value, *factor),
@@ -89,11 +98,20 @@ fn node(program: ProgramBuilder, value: ValueId) -> Result<TileProgram, BuildErr
         Op::Softmax => softmax::build(program, value),
         Op::CacheWrite => cache_write::build(program, value),
         Op::CacheRead => cache_read::build(program, value),
-        Op::Input { .. } | Op::Slice { .. } | Op::Reshape => Err(program.unsupported(
+        Op::Einsum(_) | Op::Input { .. } | Op::Slice { .. } | Op::Reshape => Err(program.unsupported(
             "a kernel of its own",
             node.name.clone(),
             "a node that computes; inputs, slices and reshapes are views",
         )),
+    }
+}
+
+/// The contraction that a node's region begins with.
+fn product<'a>(plan: &'a Plan, region: &Region) -> Option<(ValueId, &'a EinsumSpec)> {
+    let &first = region.nodes.first()?;
+    match &plan.graph.nodes.get(first.0)?.op {
+        Op::Einsum(spec) => Some((first, spec)),
+        _ => None,
     }
 }
 

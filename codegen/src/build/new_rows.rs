@@ -1,5 +1,7 @@
-//! The parts of a cache's new rows: copied from memory, or normed or rotated on the way.
+//! The parts of a cache's new rows: copied from memory, or normed or rotated on the way; and norms of other rows of the same
+//! tokens.
 
+use super::elementwise::repeated;
 use super::error::BuildError;
 use super::program::{Pages, ProgramBuilder, Span};
 use super::rms_norm::{Norm, Tiles};
@@ -12,14 +14,103 @@ use mlafuse_tensor::DType;
 /// What fragments' columns are padded to, for a warp to share them out.
 const COLUMNS: usize = 32;
 
-/// The rows that a block writes: those of consecutive new tokens of one sequence.
-pub(super) struct NewRows<'a> {
+/// The rows of a block: those of consecutive new tokens of one sequence.
+pub(super) struct TokenRows {
     /// The sequence.
     pub b: Expr,
-    /// The block's first new token, of how many the sequence has.
+    /// The block's first new token, and one past the last that has a row.
     pub first: Expr,
-    pub q: Expr,
-    /// The same as a position, and the sequence's length.
+    pub limit: Expr,
+}
+
+impl TokenRows {
+    /// The rows of a value \[B, T, width\], or as one of that shape.
+    fn of(&self, p: &mut ProgramBuilder, view: &plan::View, access: Access, cols: Span) -> Result<View, BuildError> {
+        let [batch, token, col] = view.strides.as_slice() else {
+            return Err(p.unsupported("dimensions of the new rows", view.strides.len().to_string(), "3"));
+        };
+        let matrix = p.matrix(view, access, &[(self.b.clone(), batch.clone())], token, col);
+        Ok(p.rows(&matrix, self.first.clone(), self.limit.clone(), cols))
+    }
+
+    /// As `rms_norm` by itself: f32 throughout, rounded once. `write` stores a column block.
+    fn norm(
+        &self,
+        p: &mut ProgramBuilder,
+        body: &mut Vec<Stmt>,
+        [x, gain]: [ValueId; 2],
+        eps: f64,
+        write: impl Fn(&mut ProgramBuilder, TileId, Expr) -> Result<Stmt, BuildError>,
+    ) -> Result<(), BuildError> {
+        let (block_m, block_n) = (p.schedule.block_m, p.schedule.block_n);
+        let (width, view, gain) = (width(p, x)?, p.view(x)?, p.view(gain)?);
+        let stride = gain.strides.first().cloned().unwrap_or(Size::one());
+        // Every row meets the same gain.
+        let gains = p.matrix(gain, Access::Read, &[], &Size::constant(0), &stride);
+        let read = |p: &mut ProgramBuilder, block: Expr| {
+            let span = Span::block(block.clone(), block_n, width.into());
+            let rows = self.of(p, view, Access::Read, span)?;
+            let span = Span::block(block, block_n, width.into());
+            Ok([rows, p.rows(&gains, 0.into(), block_m.into(), span)])
+        };
+        whole_rows(p, width, eps).rows(p, body, read, write)
+    }
+
+    /// The norm `value` of these rows, or what it divides by, inverted.
+    pub fn beside(&self, p: &mut ProgramBuilder, body: &mut Vec<Stmt>, value: ValueId) -> Result<(), BuildError> {
+        let (node, block_n) = (p.node(value), p.schedule.block_n);
+        let out = p.view(value)?;
+        match (&node.op, node.args.as_slice()) {
+            (&Op::RmsNorm { eps }, &[x, gain]) => {
+                let width = width(p, x)?;
+                self.norm(p, body, [x, gain], eps, |p, src, block| {
+                    let span = Span::block(block, block_n, width.into());
+                    let dst = self.of(p, out, Access::Write, span)?;
+                    Ok(Stmt::Store {
+                        dst,
+                        src,
+                        cols: 0..block_n,
+                    })
+                })
+            }
+            (&Op::InvRms { eps }, &[x]) => {
+                let (width, view) = (width(p, x)?, p.view(x)?);
+                let norm = whole_rows(p, width, eps);
+                norm.inverse(p, body, |p, block| {
+                    let span = Span::block(block, block_n, width.into());
+                    self.of(p, view, Access::Read, span)
+                })?;
+                let dst = self.of(p, &repeated(out, &view.shape), Access::Write, Span::whole(1usize))?;
+                body.push(Stmt::Store {
+                    dst,
+                    src: norm.tiles.rstd,
+                    cols: 0..1,
+                });
+                Ok(())
+            }
+            _ => Err(p.unsupported(
+                "node beside a cache write",
+                node.op.word().into(),
+                "rms_norm or inv_rms",
+            )),
+        }
+    }
+}
+
+/// The norm of rows of `width` elements.
+fn whole_rows(p: &mut ProgramBuilder, width: usize, eps: f64) -> Norm {
+    Norm {
+        tiles: Tiles::new(p),
+        count: width.div_ceil(p.schedule.block_n).into(),
+        d: width.into(),
+        eps,
+    }
+}
+
+/// The rows of a cache that a block writes.
+pub(super) struct NewRows<'a> {
+    pub rows: TokenRows,
+    /// The first token as a position, and the sequence's length.
     pub token: Expr,
     pub kv: Expr,
     pub cache: &'a plan::View,
@@ -37,7 +128,12 @@ impl NewRows<'_> {
     ) -> Result<(), BuildError> {
         let node = p.node(part);
         match (&node.op, node.args.as_slice(), p.region.nodes.contains(&part)) {
-            (&Op::RmsNorm { eps }, &[x, gain], true) => self.norm(p, body, [x, gain], eps, column),
+            (&Op::RmsNorm { eps }, &[x, gain], true) => {
+                let (width, block_n) = (width(p, x)?, p.schedule.block_n);
+                let write =
+                    |p: &mut ProgramBuilder, tile, block| Ok(self.write(p, tile, block_n, block, column, width));
+                self.rows.norm(p, body, [x, gain], eps, write)
+            }
             (&Op::Rope { pairing }, &[x, cos, sin, ..], true) => self.rotate(p, body, [x, cos, sin], pairing, column),
             _ => self.copy(p, body, part, column),
         }
@@ -58,44 +154,14 @@ impl NewRows<'_> {
             Stmt::Load {
                 dst: row,
                 cols: 0..block_n,
-                src: self.read(p, part, Span::block(var, block_n, width.into()))?,
+                src: self
+                    .rows
+                    .of(p, p.view(part)?, Access::Read, Span::block(var, block_n, width.into()))?,
             },
             self.write(p, row, block_n, var.into(), column, width),
         ];
         body.push(each(var, width.div_ceil(block_n), step));
         Ok(())
-    }
-
-    /// As `rms_norm` by itself: f32 throughout, rounded once.
-    fn norm(
-        &self,
-        p: &mut ProgramBuilder,
-        body: &mut Vec<Stmt>,
-        [x, gain]: [ValueId; 2],
-        eps: f64,
-        column: usize,
-    ) -> Result<(), BuildError> {
-        let (block_m, block_n) = (p.schedule.block_m, p.schedule.block_n);
-        let width = width(p, x)?;
-        let norm = Norm {
-            tiles: Tiles::new(p),
-            count: width.div_ceil(block_n).into(),
-            d: width.into(),
-            eps,
-        };
-        let gain = p.view(gain)?;
-        let stride = gain.strides.first().cloned().unwrap_or(Size::one());
-        // Every row meets the same gain.
-        let gains = p.matrix(gain, Access::Read, &[], &Size::constant(0), &stride);
-        let read = |p: &mut ProgramBuilder, block: Expr| {
-            let span = Span::block(block.clone(), block_n, width.into());
-            let rows = self.read(p, x, span)?;
-            let span = Span::block(block, block_n, width.into());
-            Ok([rows, p.rows(&gains, 0.into(), block_m.into(), span)])
-        };
-        norm.rows(p, body, read, |p, tile, block| {
-            self.write(p, tile, block_n, block, column, width)
-        })
     }
 
     /// As `rope` by itself, but that each row is another token, whose angles follow those of the row before.
@@ -115,7 +181,7 @@ impl NewRows<'_> {
         let x_s = p.shared("x_s", dtype, block_m, padded);
         let angles = ["cos_s", "sin_s"].map(|name| p.shared(name, DType::F32, block_m, padded / 2));
         let rotated = p.fragment("rotated", block_m, padded);
-        let src = self.read(p, x, Span::whole(d))?;
+        let src = self.rows.of(p, p.view(x)?, Access::Read, Span::whole(d))?;
         body.push(Stmt::Load {
             dst: x_s,
             cols: 0..padded,
@@ -143,16 +209,6 @@ impl NewRows<'_> {
         });
         body.push(self.write(p, rotated, d, 0.into(), column, d));
         Ok(())
-    }
-
-    /// The block's rows of a value \[B, T, width\].
-    fn read(&self, p: &mut ProgramBuilder, value: ValueId, cols: Span) -> Result<View, BuildError> {
-        let view = p.view(value)?;
-        let [batch, token, col] = view.strides.as_slice() else {
-            return Err(p.unsupported("dimensions of the new rows", view.strides.len().to_string(), "3"));
-        };
-        let matrix = p.matrix(view, Access::Read, &[(self.b.clone(), batch.clone())], token, col);
-        Ok(p.rows(&matrix, self.first.clone(), self.q.clone(), cols))
     }
 
     /// Stores block number `block` of `step` columns of a part that begins at `column` and is `width` wide.

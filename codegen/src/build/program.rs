@@ -362,6 +362,12 @@ impl<'a> ProgramBuilder<'a> {
         )
     }
 
+    /// Rows of a matrix by an index for each, which may depend on the tile's row.
+    pub fn gathered(&mut self, matrix: &Matrix, index: Expr, limit: Expr, cols: Span) -> View {
+        let stride = self.elements(&matrix.row_stride);
+        self.with_rows(matrix, Rows::Gathered { index, stride, limit }, cols)
+    }
+
     /// Tokens `start..` up to `limit` of a sequence; the matrix is the cache's first page.
     pub fn paged(&mut self, cache: &plan::View, access: Access, pages: &Pages, tokens: [Expr; 2], cols: Span) -> View {
         let unit = Size::constant(0);

@@ -45,10 +45,12 @@ pub(super) fn build(mut p: ProgramBuilder, value: ValueId, eps: f64) -> Result<T
         &mut p,
         &mut body,
         |p, block| Ok([at(p, 0, block.clone()), at(p, 2, block)]),
-        |p, tile, block| Stmt::Store {
-            dst: at(p, 1, block),
-            src: tile,
-            cols: 0..block_n,
+        |p, tile, block| {
+            Ok(Stmt::Store {
+                dst: at(p, 1, block),
+                src: tile,
+                cols: 0..block_n,
+            })
         },
     )?;
     let doc = format!(
@@ -109,7 +111,8 @@ pub(super) struct Tiles {
     x: TileId,
     square: TileId,
     sum: TileId,
-    rstd: TileId,
+    /// 1 / sqrt(mean(x²) + eps).
+    pub rstd: TileId,
 }
 
 impl Tiles {
@@ -138,7 +141,7 @@ impl Norm {
         p: &mut ProgramBuilder,
         body: &mut Vec<Stmt>,
         read: impl Fn(&mut ProgramBuilder, Expr) -> Result<[View; 2], BuildError>,
-        write: impl Fn(&mut ProgramBuilder, TileId, Expr) -> Stmt,
+        write: impl Fn(&mut ProgramBuilder, TileId, Expr) -> Result<Stmt, BuildError>,
     ) -> Result<(), BuildError> {
         let Tiles { x, rstd, .. } = self.tiles;
         let (block_m, block_n) = (p.schedule.block_m, p.schedule.block_n);
@@ -163,13 +166,13 @@ impl Norm {
             dst: x,
             value: Expr::from(x) * rstd * gain,
         });
-        step.push(write(p, x, block));
+        step.push(write(p, x, block)?);
         over(body, whole, second, self.count, step);
         Ok(())
     }
 
     /// Leaves 1 / sqrt(mean(x²) + eps) of the rows in the tiles; `read` gives their column blocks.
-    fn inverse(
+    pub fn inverse(
         &self,
         p: &mut ProgramBuilder,
         body: &mut Vec<Stmt>,

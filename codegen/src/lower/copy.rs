@@ -168,6 +168,14 @@ impl Cx<'_> {
                     start,
                 }
             }
+            Rows::Gathered { index, stride, limit } => {
+                let gathered = || Expr::name("gathered");
+                ViewRow {
+                    lets: vec![let_stmt(Ty::I32, "gathered", self.of_row(index, row))],
+                    present: gathered().lt(self.scalar(limit)),
+                    start: base + self.wide(stride) * gathered().cast(Ty::I64),
+                }
+            }
             Rows::Paged {
                 start,
                 limit,

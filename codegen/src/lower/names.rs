@@ -13,6 +13,7 @@ const RESERVED: &[&str] = &[
     "b_chunk",
     "b_regs",
     "b_row",
+    "gathered",
     "half",
     "i",
     "in_rows",

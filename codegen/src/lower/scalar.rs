@@ -39,6 +39,16 @@ impl Cx<'_> {
         self.expr(e, None)
     }
 
+    /// An expression that is the same for a whole row of a view.
+    pub(super) fn of_row(&self, e: &tile::Expr, row: Expr) -> Expr {
+        let element = Element {
+            row,
+            col: Expr::Int(0),
+            tile: &|_| unreachable!("a verified program has tiles in maps only"),
+        };
+        self.expr(e, Some(&element))
+    }
+
     /// The declaration of a scalar variable.
     pub(super) fn let_scalar(&self, var: VarId, value: &tile::Expr) -> thread::Stmt {
         thread::Stmt::Let {

@@ -69,7 +69,8 @@ impl Binary {
     }
 }
 
-/// An expression. In [`super::Stmt::Map`] it is evaluated once per element, elsewhere once per block.
+/// An expression. In [`super::Stmt::Map`] it is evaluated once per element, as the index of [`super::Rows::Gathered`] once per
+/// row, elsewhere once per block.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Expr {
     /// An integer.
@@ -84,7 +85,7 @@ pub enum Expr {
     Block(Axis),
     /// In a map: the operand's element at this row and column (a row vector's at this row).
     Tile(TileId),
-    /// In a map: the logical row.
+    /// In a map, and where rows are gathered: the logical row.
     Row,
     /// In a map: the logical column.
     Col,

@@ -123,6 +123,16 @@ pub enum Rows {
         /// One past the last row that is there.
         limit: Expr,
     },
+    /// Tile row i is row `index` of a matrix whose rows are `stride` elements apart, where `index` may depend on i
+    /// ([`Expr::Row`]); it is there iff `index < limit`.
+    Gathered {
+        /// The row, not negative.
+        index: Expr,
+        /// Elements from one row to the next.
+        stride: Expr,
+        /// One past the last row that is there.
+        limit: Expr,
+    },
     /// Tile row i is token `start + i` of a sequence: row `token % page_size` of the page that the block table names at
     /// `table_offset + token / page_size`. It is there iff `start + i < limit`; the table is read only for such rows.
     Paged {

@@ -262,6 +262,12 @@ fn view_text(program: &TileProgram, view: &View) -> String {
                 expr_text(p, stride)
             )
         }
+        Rows::Gathered { index, stride, limit } => format!(
+            " gathered(row {} < {}, row {})",
+            bound_text(p, index, ADD),
+            bound_text(p, limit, ADD),
+            expr_text(p, stride)
+        ),
         Rows::Paged {
             start,
             limit,

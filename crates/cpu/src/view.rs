@@ -31,6 +31,11 @@ enum RowsCode {
         stride: Scalar,
         limit: Scalar,
     },
+    Gathered {
+        index: Scalar,
+        stride: Scalar,
+        limit: Scalar,
+    },
     Paged {
         start: Scalar,
         limit: Scalar,
@@ -70,6 +75,11 @@ impl ViewCode {
         let rows = match &self.rows {
             RowsCode::Strided { start, stride, limit } => ResolvedRows::Strided {
                 start: int(start)?,
+                stride: int(stride)?,
+                limit: int(limit)?,
+            },
+            RowsCode::Gathered { index, stride, limit } => ResolvedRows::Gathered {
+                index,
                 stride: int(stride)?,
                 limit: int(limit)?,
             },
@@ -113,6 +123,11 @@ impl RowsCode {
                 stride: int(stride),
                 limit: int(limit),
             },
+            Rows::Gathered { index, stride, limit } => RowsCode::Gathered {
+                index: int(index),
+                stride: int(stride),
+                limit: int(limit),
+            },
             Rows::Paged {
                 start,
                 limit,
@@ -143,14 +158,19 @@ struct Resolved<'a> {
     col_stride: i64,
     /// Leading columns that are there.
     present: usize,
-    rows: ResolvedRows,
+    rows: ResolvedRows<'a>,
     /// Elements of the buffer.
     len: usize,
 }
 
-enum ResolvedRows {
+enum ResolvedRows<'a> {
     Strided {
         start: i64,
+        stride: i64,
+        limit: i64,
+    },
+    Gathered {
+        index: &'a Scalar,
         stride: i64,
         limit: i64,
     },
@@ -192,6 +212,13 @@ impl Resolved<'_> {
                     multiply_add(row, stride, 0).map(Some)
                 } else {
                     Ok(None)
+                }
+            }
+            ResolvedRows::Gathered { index, stride, limit } => {
+                let at = At { arena, row: i, col: 0 };
+                match index.eval(self.env, at)? {
+                    row if row < limit => multiply_add(row, stride, 0).map(Some),
+                    _ => Ok(None),
                 }
             }
             ResolvedRows::Paged {

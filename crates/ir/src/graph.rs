@@ -6,6 +6,7 @@
 
 use crate::size::Dim;
 use mlafuse_tensor::DType;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -195,6 +196,44 @@ impl Graph {
         self.values()
             .filter(|&user| self.node(user).args.contains(&value))
             .collect()
+    }
+
+    /// Whether `value` is a named result.
+    pub fn is_output(&self, value: ValueId) -> bool {
+        self.outputs.iter().any(|&(_, output)| output == value)
+    }
+
+    /// The value whose elements `value` has: what slices and reshapes were made of.
+    pub fn root(&self, value: ValueId) -> ValueId {
+        let node = self.node(value);
+        match (&node.op, node.args.first()) {
+            (Op::Slice { .. } | Op::Reshape, Some(&from)) => self.root(from),
+            _ => value,
+        }
+    }
+
+    /// Whether `value` is made of `of`, or is it.
+    pub fn depends_on(&self, value: ValueId, of: ValueId) -> bool {
+        let mut made_of = BTreeSet::from([value]);
+        for earlier in (of.0..=value.0).rev().map(ValueId) {
+            if made_of.contains(&earlier) {
+                made_of.extend(&self.node(earlier).args);
+            }
+        }
+        made_of.contains(&of)
+    }
+
+    /// What the outputs and the caches need.
+    pub fn live(&self) -> BTreeSet<ValueId> {
+        let mut live: BTreeSet<ValueId> = self.outputs.iter().map(|&(_, value)| value).collect();
+        for value in self.values().collect::<Vec<_>>().into_iter().rev() {
+            let node = self.node(value);
+            if node.op == Op::CacheWrite || live.contains(&value) {
+                live.insert(value);
+                live.extend(&node.args);
+            }
+        }
+        live
     }
 
     /// For each value, whether it is computed from weights alone.

@@ -26,8 +26,8 @@ pub struct Work {
 pub fn kernel_work(plan: &Plan, region: &Region, dims: &Dims) -> Result<Work, ProfileError> {
     let counter = Counter { plan, dims };
     match &region.kind {
-        RegionKind::Node(value) => Ok(Work {
-            bytes: counter.node_bytes(*value, &region.nodes)?,
+        RegionKind::Node(_) | RegionKind::UpProjection(_) => Ok(Work {
+            bytes: counter.node_bytes(region)?,
             flops: counter.flops(&region.nodes)?,
         }),
         RegionKind::Attention(attention) => Ok(Work {
@@ -60,8 +60,9 @@ impl Counter<'_> {
         &self.plan.graph
     }
 
-    /// Of a kernel that makes `value` by `nodes`, with what is between them kept to itself.
-    fn node_bytes(&self, value: ValueId, nodes: &[ValueId]) -> Result<u64, ProfileError> {
+    /// Of a kernel of nodes, with what is between them kept to itself.
+    fn node_bytes(&self, region: &Region) -> Result<u64, ProfileError> {
+        let nodes = &region.nodes;
         let (mut whole, mut tables, mut bytes) = (Vec::new(), Vec::new(), 0);
         for &made in nodes {
             let node = self.graph().node(made);
@@ -88,7 +89,10 @@ impl Counter<'_> {
         for table in tables {
             bytes += self.angles(table)?;
         }
-        Ok(bytes + self.values(&whole)? + self.made(value)?)
+        for value in self.plan.results(region) {
+            bytes += self.made(value)?;
+        }
+        Ok(bytes + self.values(&whole)?)
     }
 
     /// Of what a kernel writes: of a cache the new rows.

@@ -13,6 +13,8 @@ pub(super) enum Place<'a> {
     Grid,
     /// Once per block.
     Block,
+    /// In the index of a gathered row: once per row.
+    Row,
     /// In a map to this tile: once per element.
     Map(&'a Tile),
 }
@@ -116,6 +118,10 @@ fn check_place(program: &TileProgram, expr: &Expr, place: Place) -> Result<(), F
             misplaced("the grid", "scalar parameters")
         }
         Place::Block if elementwise => misplaced("a scalar expression", "parameters, variables and block indices"),
+        Place::Row if matches!(expr, Expr::Col | Expr::Tile(_)) => misplaced(
+            "the index of a gathered row",
+            "parameters, variables, block indices and the row",
+        ),
         // Every owner of a part scales it by itself, so they must all scale by the same.
         Place::Map(dst) if *expr == Expr::Col && dst.form == Form::RowPartial => {
             misplaced("the factor of a row partial", "what is the same for a whole row")

@@ -237,7 +237,11 @@ fn check_view(
 ) -> Result<DType, Fault> {
     let dtype = tensor(program, view.param, access)?;
     let (rows, paging) = match &view.rows {
-        Rows::Strided { start, stride, limit } => ([start, stride, limit], None),
+        Rows::Strided { start, stride, limit } => (vec![start, stride, limit], None),
+        Rows::Gathered { index, stride, limit } => {
+            expect_int(program, flow, index, Place::Row)?;
+            (vec![stride, limit], None)
+        }
         Rows::Paged {
             start,
             limit,
@@ -256,7 +260,7 @@ fn check_view(
                     got,
                 });
             }
-            ([start, row_stride, limit], Some([table_offset, page_stride]))
+            (vec![start, row_stride, limit], Some([table_offset, page_stride]))
         }
     };
     let columns = [&view.offset, &view.col_start, &view.col_limit, &view.col_stride];

@@ -132,6 +132,7 @@ fn spoil(
                 _ => None,
             }
         }),
+        RegionKind::UpProjection(_) => None,
         RegionKind::Combine(combine) => return spoil_last_split(combine.partial, combine.lse, dims, buffers),
         RegionKind::Prefill(prefill) => prefill.terms.iter().find_map(|term| match term.keys {
             Keys::Cached { cache, block_table, .. } => Some((cache, block_table)),

@@ -47,18 +47,22 @@ pub fn expected(plan: &Plan, region: &Region, dims: &Dims, memory: &Memory, spli
     match &region.kind {
         // Rows past a length are never written.
         RegionKind::Node(_) if reads.skips_rows(region) => Ok(BTreeMap::new()),
-        RegionKind::Node(value) => {
-            let view = plan.view(*value).context("the kernel's result is not in memory")?;
-            let before = buffers.get(&view.buffer).map(|tensor| tensor.to_f64_vec());
-            let result = reads.nodes(&region.nodes, *value, None)?;
-            let size = plan
-                .buffer(view.buffer)
-                .size
-                .value(dims)
-                .context("a buffer has no size")?;
-            let mut data = before.unwrap_or_else(|| vec![f64::NAN; size]);
-            scatter(view, dims, &result, &mut data)?;
-            Ok(BTreeMap::from([(view.buffer, data)]))
+        RegionKind::Node(_) | RegionKind::UpProjection(_) => {
+            let mut expected = Expected::new();
+            for value in plan.results(region) {
+                let view = plan.view(value).context("the kernel's result is not in memory")?;
+                let before = buffers.get(&view.buffer).map(|tensor| tensor.to_f64_vec());
+                let result = reads.nodes(&region.nodes, value, None)?;
+                let size = plan
+                    .buffer(view.buffer)
+                    .size
+                    .value(dims)
+                    .context("a buffer has no size")?;
+                let mut data = before.unwrap_or_else(|| vec![f64::NAN; size]);
+                scatter(view, dims, &result, &mut data)?;
+                expected.insert(view.buffer, data);
+            }
+            Ok(expected)
         }
         RegionKind::Attention(attention) => {
             let (partial, lse) = reads.attention(attention, splits)?;

@@ -1,19 +1,20 @@
 //! The kernels of an attention: attention itself, which leaves a part for each split, and the combine of the parts.
 
 use super::{
-    AttentionRegion, BufferRole, CombineRegion, Plan, Projection, Region, RegionKind, buffers, fuse, kernel_name,
-    push_buffer,
+    AttentionRegion, BufferId, BufferRole, CombineRegion, Plan, Projection, Region, RegionKind, buffers, fuse,
+    kernel_name, push_buffer,
 };
 use crate::graph::ValueId;
 use crate::size::{Dim, Size, Symbol};
 use mlafuse_tensor::DType;
 use std::collections::BTreeSet;
 
-pub(super) fn add_attention(plan: &mut Plan, found: &fuse::Found, names: &mut BTreeSet<String>) {
-    let Some(&result) = found.nodes.last() else { return };
+/// Adds attention; gives the buffers of its partial results and of their log-sum-exps.
+pub(super) fn add_attention(plan: &mut Plan, found: &fuse::Found, names: &mut BTreeSet<String>) -> [BufferId; 2] {
+    let shape = found.nodes.last().map(|&result| plan.graph.ty(result).shape.clone());
     let name = kernel_name("attention", names);
     let mut part = vec![Dim::Sym(Symbol::Z)];
-    part.extend(&plan.graph.ty(result).shape);
+    part.extend(shape.into_iter().flatten());
     let rows = &part[..part.len() - 1];
     let mut temp = |what: &str, shape: &[Dim]| {
         let size = Size::product(shape);
@@ -47,28 +48,24 @@ pub(super) fn add_attention(plan: &mut Plan, found: &fuse::Found, names: &mut BT
         reads,
         writes: vec![partial, lse],
     });
+    [partial, lse]
 }
 
-/// The combine of the attention whose result is `of`, which has its kernel already.
+/// Adds the combine of an attention's parts to `output`: the attention's result, or what the projection makes of it.
 pub(super) fn add_combine(
     plan: &mut Plan,
-    of: ValueId,
-    projection: Option<Projection>,
-    output: ValueId,
+    found: &fuse::Found,
+    [partial, lse]: [BufferId; 2],
+    (projection, output): (Option<Projection>, ValueId),
     nodes: Vec<ValueId>,
     names: &mut BTreeSet<String>,
 ) {
-    let attention = plan.kernels.iter().find_map(|kernel| match &kernel.kind {
-        RegionKind::Attention(attention) if kernel.nodes.last() == Some(&of) => Some(attention),
-        _ => None,
-    });
-    let attention = attention.expect("the attention's draft comes before that of its combine");
     let region = CombineRegion {
-        partial: attention.partial,
-        lse: attention.lse,
-        n_heads: attention.n_heads,
-        columns: attention.values.len(),
-        result: of,
+        partial,
+        lse,
+        n_heads: found.n_heads,
+        columns: found.values.len(),
+        result: found.nodes.last().copied().unwrap_or(output),
         projection,
         output,
     };

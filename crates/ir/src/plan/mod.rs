@@ -5,12 +5,14 @@
 
 mod attention;
 mod dot;
+mod draft;
 mod fuse;
 mod memory;
 mod prefill;
 mod text;
 mod view;
 
+use draft::{Draft, Fusions};
 pub use memory::{ARENA_ALIGN, Arena, Placement, SizeError};
 pub use prefill::{Keys, PrefillRegion, ScoreTerm};
 pub use text::{KernelSummary, PlanSummary};
@@ -125,11 +127,39 @@ pub struct Projection {
     pub axes: [usize; 3],
 }
 
+/// A contraction per head, `y[b, t, h, m] = Σ over k of x[b, t, k] · w[h, m, k]`, whose columns m are used up where they are
+/// made.
+///
+/// The sums and the nodes of `epilogue` are computed in f32. A part that is multiplied is rounded to its storage type before,
+/// as it would be in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpProjectionRegion {
+    /// The contraction, of x and w.
+    pub product: ValueId,
+    /// What is done to each element of the product, in order: scale, add, cast, scale_rows.
+    pub epilogue: Vec<ValueId>,
+    /// By their first column.
+    pub parts: Vec<ProjectedPart>,
+}
+
+/// Columns of an up-projection and what they become.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProjectedPart {
+    /// Columns m.
+    pub columns: Range<usize>,
+    /// What is made of them, \[B, T, H, ..\]: a rope of them, a contraction with a weight of the head
+    /// (`b t h n, h n c -> b t h c`), or the slice that they are.
+    pub value: ValueId,
+}
+
 /// What a kernel computes.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RegionKind {
-    /// One node, with those of [`Region::nodes`] before it that are computed on the way to it.
+    /// One node, with those of [`Region::nodes`] that are computed on the way to it, or beside it from the same rows; or the
+    /// contraction that [`Region::nodes`] begin with and what is done to its elements up to this node.
     Node(ValueId),
+    /// A contraction per head and what becomes of its columns.
+    UpProjection(UpProjectionRegion),
     /// Attention over a paged cache.
     Attention(AttentionRegion),
     /// Its splits put together.
@@ -203,36 +233,6 @@ pub enum PlanError {
     },
 }
 
-/// What is computed together.
-#[derive(Default)]
-struct Fusions {
-    /// By the value that is made.
-    attentions: BTreeMap<ValueId, fuse::Found>,
-    /// By the value that is made.
-    projections: BTreeMap<ValueId, fuse::Projected>,
-    prefills: BTreeMap<ValueId, fuse::Prefill>,
-    /// By the node that is last, those that its kernel computes before it.
-    joined: BTreeMap<ValueId, Vec<ValueId>>,
-}
-
-/// A kernel before names and buffers are given out.
-struct Draft {
-    nodes: Vec<ValueId>,
-    kind: DraftKind,
-}
-
-enum DraftKind {
-    Node(ValueId),
-    Attention(fuse::Found),
-    /// Of the attention whose result is `of`.
-    Combine {
-        of: ValueId,
-        projection: Option<Projection>,
-        output: ValueId,
-    },
-    Prefill(PrefillRegion),
-}
-
 /// A kernel for every node.
 pub fn unfused(graph: &Graph) -> Result<Plan, PlanError> {
     plan(graph, &Fusions::default(), Vec::new())
@@ -240,25 +240,13 @@ pub fn unfused(graph: &Graph) -> Result<Plan, PlanError> {
 
 /// The fewest kernels that are known: attention over cached rows becomes one kernel and a combine, which a contraction of
 /// each head's result joins; attention over keys and values per head becomes one kernel, and what decompresses those reads
-/// the cache in place; the norm and rope of new rows join their cache write.
+/// the cache in place; the norms and rope of new rows join their cache write, rope and absorption the query's
+/// up-projection, biases and factors their contraction.
 ///
 /// What looks like one of these but cannot be fused stays a kernel a node, and [`Plan::notes`] says why.
 pub fn fused(graph: &Graph) -> Result<Plan, PlanError> {
     check_order(graph)?;
-    let (attentions, mut notes) = fuse::attentions(graph);
-    let (projections, more) = fuse::projections(graph, &attentions);
-    notes.extend(more);
-    let (prefills, more) = fuse::prefills(graph);
-    notes.extend(more);
-    let (mut joined, more) = fuse::cache_rows(graph);
-    notes.extend(more);
-    joined.extend(fuse::decompressions(graph, &prefills));
-    let fusions = Fusions {
-        attentions,
-        projections,
-        prefills,
-        joined,
-    };
+    let (fusions, notes) = Fusions::find(graph);
     plan(graph, &fusions, notes)
 }
 
@@ -276,6 +264,19 @@ impl Plan {
     /// Where the output `name` lies.
     pub fn output(&self, name: &str) -> Option<&View> {
         self.view(self.graph.output(name)?)
+    }
+
+    /// The values of the graph that `region` leaves in memory. Attention's partial results are none of them.
+    pub fn results(&self, region: &Region) -> Vec<ValueId> {
+        match region.kind {
+            RegionKind::Attention(_) => Vec::new(),
+            _ => region
+                .nodes
+                .iter()
+                .copied()
+                .filter(|&node| self.view(node).is_some())
+                .collect(),
+        }
     }
 
     /// The kernel named `name`.
@@ -312,7 +313,7 @@ fn check_order(graph: &Graph) -> Result<(), PlanError> {
 
 fn plan(graph: &Graph, fusions: &Fusions, notes: Vec<String>) -> Result<Plan, PlanError> {
     check_order(graph)?;
-    let drafts = drafts(graph, fusions);
+    let drafts = fusions.drafts(graph);
     let mut plan = Plan {
         graph: graph.clone(),
         buffers: Vec::new(),
@@ -323,72 +324,10 @@ fn plan(graph: &Graph, fusions: &Fusions, notes: Vec<String>) -> Result<Plan, Pl
     place_values(&mut plan, &drafts)?;
     let mut names = BTreeSet::new();
     for draft in drafts {
-        add_kernel(&mut plan, draft, &mut names);
+        draft.add(&mut plan, &mut names);
     }
     check_in_place(&plan)?;
     Ok(plan)
-}
-
-/// The kernels that outputs and caches need, in order of their last node.
-fn drafts(graph: &Graph, fusions: &Fusions) -> Vec<Draft> {
-    let mut needed: BTreeSet<ValueId> = graph.outputs.iter().map(|&(_, value)| value).collect();
-    let mut drafts = Vec::new();
-    for value in graph.values().collect::<Vec<_>>().into_iter().rev() {
-        let node = graph.node(value);
-        if !needed.contains(&value) && node.op != Op::CacheWrite {
-            continue;
-        }
-        if let Some(&fuse::Projected { of, projection }) = fusions.projections.get(&value) {
-            needed.extend([of, projection.weight]);
-            let nodes = fusions.attentions.get(&of).map(|found| found.nodes.clone());
-            drafts.push(Draft {
-                nodes: nodes.into_iter().flatten().chain([value]).collect(),
-                kind: DraftKind::Combine {
-                    of,
-                    projection: Some(projection),
-                    output: value,
-                },
-            });
-            continue;
-        }
-        if let Some(found) = fusions.attentions.get(&value) {
-            needed.extend(found.reads());
-            let nodes = || found.nodes.clone();
-            if !fusions.projections.values().any(|projected| projected.of == value) {
-                drafts.push(Draft {
-                    nodes: nodes(),
-                    kind: DraftKind::Combine {
-                        of: value,
-                        projection: None,
-                        output: value,
-                    },
-                });
-            }
-            drafts.push(Draft {
-                nodes: nodes(),
-                kind: DraftKind::Attention(found.clone()),
-            });
-            continue;
-        }
-        if let Some(prefill) = fusions.prefills.get(&value) {
-            needed.extend(prefill.region.reads());
-            drafts.push(Draft {
-                nodes: prefill.nodes.clone(),
-                kind: DraftKind::Prefill(prefill.region.clone()),
-            });
-            continue;
-        }
-        let mut nodes = fusions.joined.get(&value).cloned().unwrap_or_default();
-        nodes.push(value);
-        needed.extend(outside(graph, &nodes));
-        let computes = !matches!(node.op, Op::Input { .. } | Op::Slice { .. } | Op::Reshape);
-        if computes {
-            let kind = DraftKind::Node(value);
-            drafts.push(Draft { nodes, kind });
-        }
-    }
-    drafts.reverse();
-    drafts
 }
 
 /// The values that nodes read and do not make themselves, in order of first use.
@@ -404,16 +343,8 @@ fn outside(graph: &Graph, nodes: &[ValueId]) -> Vec<ValueId> {
 
 /// Gives every value that reaches memory its buffer and view.
 fn place_values(plan: &mut Plan, drafts: &[Draft]) -> Result<(), PlanError> {
-    let made: BTreeSet<ValueId> = drafts
-        .iter()
-        .filter_map(|draft| match &draft.kind {
-            DraftKind::Node(value) => Some(*value),
-            DraftKind::Attention(_) => None,
-            DraftKind::Combine { output, .. } => Some(*output),
-            DraftKind::Prefill(region) => Some(region.output),
-        })
-        .collect();
     let graph = plan.graph.clone();
+    let made: BTreeSet<ValueId> = drafts.iter().flat_map(|draft| draft.makes(&graph)).collect();
     for value in graph.values() {
         let node = graph.node(value);
         let first = node.args.first().and_then(|&arg| plan.view(arg)).cloned();
@@ -519,51 +450,6 @@ fn kernel_name(wanted: &str, names: &mut BTreeSet<String>) -> String {
     name
 }
 
-fn add_kernel(plan: &mut Plan, draft: Draft, names: &mut BTreeSet<String>) {
-    match draft.kind {
-        DraftKind::Node(value) => {
-            let node = plan.graph.node(value);
-            // `einsum_q_nope`, but `cache_write` where the node is named after its op.
-            let op = node.op.word();
-            let named = node
-                .name
-                .strip_prefix(op)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('_'));
-            let wanted = if named {
-                node.name.clone()
-            } else {
-                format!("{op}_{}", node.name)
-            };
-            let mut args = outside(&plan.graph, &draft.nodes);
-            if node.op == Op::CacheWrite {
-                // Rows are written to the cache, not read from it.
-                args.retain(|arg| node.args.first() != Some(arg));
-            }
-            let reads = buffers(plan, &args);
-            let writes = buffers(plan, &[value]);
-            let name = kernel_name(&wanted, names);
-            plan.kernels.push(Region {
-                name,
-                kind: RegionKind::Node(value),
-                nodes: draft.nodes,
-                reads,
-                writes,
-            });
-        }
-        DraftKind::Attention(found) => attention::add_attention(plan, &found, names),
-        DraftKind::Combine { of, projection, output } => {
-            attention::add_combine(plan, of, projection, output, draft.nodes, names);
-        }
-        DraftKind::Prefill(region) => plan.kernels.push(Region {
-            name: kernel_name("prefill", names),
-            reads: buffers(plan, &region.reads()),
-            writes: buffers(plan, &[region.output]),
-            kind: RegionKind::Prefill(region),
-            nodes: draft.nodes,
-        }),
-    }
-}
-
 /// The buffers of `values`, each once, in order of first use.
 fn buffers(plan: &Plan, values: &[ValueId]) -> Vec<BufferId> {
     let mut ids = Vec::new();
@@ -585,7 +471,7 @@ fn check_in_place(plan: &Plan) -> Result<(), PlanError> {
     for kernel in &plan.kernels {
         let last = kernel.nodes.last().copied();
         let reads = match &kernel.kind {
-            RegionKind::Node(_) => outside(&plan.graph, &kernel.nodes),
+            RegionKind::Node(_) | RegionKind::UpProjection(_) => outside(&plan.graph, &kernel.nodes),
             RegionKind::Attention(attention) => vec![attention.cache],
             RegionKind::Combine(combine) => combine.projection.iter().map(|projection| projection.weight).collect(),
             RegionKind::Prefill(prefill) => prefill.reads(),
