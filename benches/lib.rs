@@ -1,4 +1,6 @@
-//! What the benchmarks share: attention cores with their inputs in a device's memory.
+//! What the benchmarks share: attention cores with their inputs in a device's memory, and the simulator's counters.
+
+pub mod counters;
 
 use std::collections::BTreeMap;
 use std::error::Error;

@@ -76,6 +76,18 @@ pub enum FragmentLayout {
         /// 8-column tiles of a warp.
         tiles_n: usize,
     },
+    /// The same accumulator with the columns on the side of 16, for few rows: warps form a grid, each has `tiles_m` ×
+    /// `tiles_n` tiles of 8 × 16; a lane has rows 2 (lane mod 4) and the next, columns lane / 4 and lane / 4 + 8 of each.
+    MmaTransposed {
+        /// Warps along the rows.
+        warps_m: usize,
+        /// Warps along the columns.
+        warps_n: usize,
+        /// 8-row tiles of a warp.
+        tiles_m: usize,
+        /// 16-column tiles of a warp.
+        tiles_n: usize,
+    },
     /// Each warp owns whole rows; lane l has columns l, l + 32, ...
     Rows {
         /// Warps of the block.
@@ -100,7 +112,9 @@ impl FragmentLayout {
     /// Registers of a matrix in each thread.
     pub fn registers(&self) -> usize {
         match *self {
-            FragmentLayout::Mma { tiles_m, tiles_n, .. } => tiles_m * tiles_n * 4,
+            FragmentLayout::Mma { tiles_m, tiles_n, .. } | FragmentLayout::MmaTransposed { tiles_m, tiles_n, .. } => {
+                tiles_m * tiles_n * 4
+            }
             FragmentLayout::Rows { rows, cols, .. } => rows * cols,
         }
     }
@@ -108,7 +122,7 @@ impl FragmentLayout {
     /// Registers of a row vector in each thread.
     pub fn row_registers(&self) -> usize {
         match *self {
-            FragmentLayout::Mma { tiles_m, .. } => tiles_m * 2,
+            FragmentLayout::Mma { tiles_m, .. } | FragmentLayout::MmaTransposed { tiles_m, .. } => tiles_m * 2,
             FragmentLayout::Rows { rows, .. } => rows,
         }
     }
@@ -117,6 +131,7 @@ impl FragmentLayout {
     pub fn rows(&self) -> usize {
         match *self {
             FragmentLayout::Mma { warps_m, tiles_m, .. } => warps_m * tiles_m * 16,
+            FragmentLayout::MmaTransposed { warps_m, tiles_m, .. } => warps_m * tiles_m * 8,
             FragmentLayout::Rows { warps, rows, .. } => warps * rows,
         }
     }
@@ -125,6 +140,7 @@ impl FragmentLayout {
     pub fn cols(&self) -> usize {
         match *self {
             FragmentLayout::Mma { warps_n, tiles_n, .. } => warps_n * tiles_n * 8,
+            FragmentLayout::MmaTransposed { warps_n, tiles_n, .. } => warps_n * tiles_n * 16,
             FragmentLayout::Rows { cols, .. } => cols * 32,
         }
     }
@@ -132,7 +148,9 @@ impl FragmentLayout {
     /// Threads that hold it.
     pub fn threads(&self) -> usize {
         match *self {
-            FragmentLayout::Mma { warps_m, warps_n, .. } => warps_m * warps_n * 32,
+            FragmentLayout::Mma { warps_m, warps_n, .. } | FragmentLayout::MmaTransposed { warps_m, warps_n, .. } => {
+                warps_m * warps_n * 32
+            }
             FragmentLayout::Rows { warps, .. } => warps * 32,
         }
     }
@@ -151,6 +169,22 @@ impl FragmentLayout {
                 let lane = (in_m % 8) * 4 + (in_n % 8) / 2;
                 let (tile_m, half) = (in_m / 16, in_m % 16 / 8);
                 let (tile_n, odd) = (in_n / 8, in_n % 2);
+                Place {
+                    thread: (warp_m * warps_n + warp_n) * 32 + lane,
+                    register: (tile_m * tiles_n + tile_n) * 4 + half * 2 + odd,
+                }
+            }
+            FragmentLayout::MmaTransposed {
+                warps_n,
+                tiles_m,
+                tiles_n,
+                ..
+            } => {
+                let (warp_m, in_m) = (row / (8 * tiles_m), row % (8 * tiles_m));
+                let (warp_n, in_n) = (col / (16 * tiles_n), col % (16 * tiles_n));
+                let lane = (in_n % 8) * 4 + (in_m % 8) / 2;
+                let (tile_m, odd) = (in_m / 8, in_m % 2);
+                let (tile_n, half) = (in_n / 16, in_n % 16 / 8);
                 Place {
                     thread: (warp_m * warps_n + warp_n) * 32 + lane,
                     register: (tile_m * tiles_n + tile_n) * 4 + half * 2 + odd,
@@ -175,14 +209,22 @@ mod tests {
     }
 
     fn fragments() -> impl Strategy<Value = FragmentLayout> {
-        let grid = (1..4usize, 1..5usize, 1..3usize, 1..6usize).prop_map(|(warps_m, warps_n, tiles_m, tiles_n)| {
-            FragmentLayout::Mma {
-                warps_m,
-                warps_n,
-                tiles_m,
-                tiles_n,
-            }
-        });
+        let grid = (any::<bool>(), 1..4usize, 1..5usize, 1..3usize, 1..6usize).prop_map(
+            |(transposed, warps_m, warps_n, tiles_m, tiles_n)| match transposed {
+                false => FragmentLayout::Mma {
+                    warps_m,
+                    warps_n,
+                    tiles_m,
+                    tiles_n,
+                },
+                true => FragmentLayout::MmaTransposed {
+                    warps_m,
+                    warps_n,
+                    tiles_m,
+                    tiles_n,
+                },
+            },
+        );
         let rows = (1..9usize, 1..4usize, 1..6usize).prop_map(|(warps, rows, cols)| FragmentLayout::Rows {
             warps,
             rows,

@@ -2,10 +2,14 @@
 
 use std::fmt;
 
+/// Rows and columns of one product of the tensor core.
+const TENSOR_CORE: [usize; 2] = [16, 8];
+
 /// The choices of one kernel. Every value is legal by construction where it comes from [`crate::build`]'s candidates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Schedule {
-    /// Rows of the block: heads × tokens of attention, rows of a contraction, rows of a row-wise kernel.
+    /// Rows of the block: heads × tokens of attention, rows of a contraction, rows of a row-wise kernel. Where the tensor
+    /// core is used, 8 puts the rows on its side of 8 ([`Schedule::transposes`]).
     pub block_m: usize,
     /// Columns of the block: cached tokens of attention, columns of a contraction, columns at a time of a row-wise kernel.
     pub block_n: usize,
@@ -23,6 +27,18 @@ impl Schedule {
     /// Threads of a block.
     pub fn threads(&self) -> usize {
         32 * self.warps_m * self.warps_n
+    }
+
+    /// Whether gemms compute their transpose: the columns, of which a contraction of few rows has many more, are then the 16
+    /// of the tensor core's 16 × 8.
+    pub fn transposes(&self) -> bool {
+        self.block_m == TENSOR_CORE[1]
+    }
+
+    /// Rows and columns of the pieces that the tensor core makes of a fragment.
+    pub fn tensor_tile(&self) -> [usize; 2] {
+        let [m, n] = TENSOR_CORE;
+        if self.transposes() { [n, m] } else { [m, n] }
     }
 }
 

@@ -5,7 +5,7 @@ use crate::executor::Executor;
 use crate::machine::{DeviceBuffer, Memory};
 use crate::reference::{self, Expected};
 use half::{bf16, f16};
-use mlafuse_codegen::build::build;
+use mlafuse_codegen::build::{UNBALANCED, build};
 use mlafuse_codegen::lower::lower;
 use mlafuse_codegen::schedule::Schedule;
 use mlafuse_codegen::thread::ThreadProgram;
@@ -30,7 +30,7 @@ pub struct Case {
     pub page_size: usize,
     /// New tokens and cached tokens (the new ones included) of each sequence.
     pub lengths: Vec<(usize, usize)>,
-    /// Most parts that attention splits the cached tokens of a sequence into, and how many it aims at on average.
+    /// Most parts that attention splits the cached tokens of a sequence into.
     pub splits: usize,
     /// Rewritten for decode (absorbed), or as the paper writes it.
     pub absorbed: bool,
@@ -59,13 +59,25 @@ impl Case {
             .with(Symbol::N, self.lengths.len() * entries + 1)
             .with(Symbol::L, longest + 3)
             .with(Symbol::Z, self.splits)
-            .with(Symbol::W, self.splits * self.lengths.len())
+            .with(Symbol::W, self.blocks())
             .with(Symbol::F, [1, 16, 40][self.seed as usize % 3])
             .with(Symbol::R, row)
             .with(Symbol::G, row * self.page_size + self.row_align)
     }
 
-    fn config(&self) -> MlaConfig {
+    /// Blocks that attention aims at: now so many that the batch asks nothing of a sequence, now as many as there may be.
+    fn blocks(&self) -> usize {
+        match self.seed % 4 {
+            3 => UNBALANCED,
+            _ => self.splits * self.lengths.len(),
+        }
+    }
+
+    /// Dimensions of the model.
+    ///
+    /// # Panics
+    /// Where there is no such model.
+    pub fn config(&self) -> MlaConfig {
         preset(&self.model).ok().unwrap_or_else(|| {
             MlaConfig::from_inline(&self.model).unwrap_or_else(|error| panic!("{}: {error}", self.model))
         })
@@ -141,7 +153,12 @@ impl Run {
     /// Inputs of `case` in memory. Cache rows beyond a length and unused block-table entries hold garbage and count as never
     /// written, so that reading them is a fault.
     pub fn new(case: &Case) -> Run {
-        let (plan, dims) = (case.plan(), case.dims());
+        Run::of(case, case.plan())
+    }
+
+    /// As [`Run::new`], of another plan whose inputs are named like the layer's.
+    pub fn of(case: &Case, plan: Plan) -> Run {
+        let dims = case.dims();
         let mut numbers = Numbers::new(case.seed);
         let buffers = plan.buffers.iter().map(|buffer| {
             let elements = buffer.size.value(&dims).expect("every symbol is bound");

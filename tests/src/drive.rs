@@ -61,6 +61,14 @@ pub fn projected_case(
     }
 }
 
+/// The same of unabsorbed attention.
+pub fn prefill_case(model: &str, lengths: &[(usize, usize)]) -> Case {
+    Case {
+        absorbed: false,
+        ..case(model, lengths)
+    }
+}
+
 /// Every kernel of the layer, in order, each under `count` schedules. `kernel` runs one.
 ///
 /// # Errors
@@ -69,10 +77,22 @@ pub fn layer(
     case: &Case,
     arch: Arch,
     count: usize,
+    kernel: impl FnMut(&mut Run, &Region, &Schedule) -> Result<(), String>,
+) -> Result<(), String> {
+    kernels(Run::new(case), arch, count, Numbers::new(!case.seed), kernel)
+}
+
+/// Every kernel of a plan, in order, each under `count` schedules drawn by `numbers`. `kernel` runs one.
+///
+/// # Errors
+/// That of `kernel`, or that there is no schedule.
+pub fn kernels(
+    mut run: Run,
+    arch: Arch,
+    count: usize,
+    mut numbers: Numbers,
     mut kernel: impl FnMut(&mut Run, &Region, &Schedule) -> Result<(), String>,
 ) -> Result<(), String> {
-    let mut run = Run::new(case);
-    let mut numbers = Numbers::new(!case.seed);
     for region in run.plan.kernels.clone() {
         let all = schedules(&run, &region, arch)?;
         let before = run.memory.clone();
@@ -108,8 +128,25 @@ pub fn attention(
     Ok(())
 }
 
-/// The combine of attention's splits under each of `picked` out of its schedules, on the parts that attention left. `kernel`
-/// runs one.
+/// A run in which attention has left its parts, of queries of its own of this deviation. `kernel` runs it.
+///
+/// # Errors
+/// That of `kernel`, or that there is no schedule.
+pub fn after_attention(
+    case: &Case,
+    arch: Arch,
+    deviation: f64,
+    mut kernel: impl FnMut(&mut Run, &Region, &Schedule) -> Result<(), String>,
+) -> Result<Run, String> {
+    let mut run = Run::new(case);
+    let [attention, _] = attention_kernels(&run);
+    run.fill_temporaries(&attention, &mut Numbers::new(case.seed.wrapping_add(1)), deviation);
+    let best = schedules(&run, &attention, arch)?[0];
+    kernel(&mut run, &attention, &best)?;
+    Ok(run)
+}
+
+/// The combine of attention's splits under each of `picked` out of its schedules. `kernel` runs one.
 ///
 /// # Errors
 /// That of `kernel`, or that there is no schedule.
@@ -119,11 +156,8 @@ pub fn combine(
     picked: impl Fn(&[Schedule]) -> Vec<Schedule>,
     mut kernel: impl FnMut(&mut Run, &Region, &Schedule) -> Result<(), String>,
 ) -> Result<(), String> {
-    let mut run = Run::new(case);
-    let [attention, combine] = attention_kernels(&run);
-    run.fill_temporaries(&attention, &mut Numbers::new(case.seed.wrapping_add(1)), 1.0);
-    let first = schedules(&run, &attention, arch)?[0];
-    kernel(&mut run, &attention, &first)?;
+    let mut run = after_attention(case, arch, 1.0, &mut kernel)?;
+    let [_, combine] = attention_kernels(&run);
     let before = run.memory.clone();
     for schedule in picked(&schedules(&run, &combine, arch)?) {
         run.memory = before.clone();
@@ -132,21 +166,52 @@ pub fn combine(
     Ok(())
 }
 
+/// Unabsorbed attention under each of `picked` out of its schedules, on queries, keys and values of their own. `kernel` runs
+/// one.
+///
+/// # Errors
+/// That of `kernel`, or that there is no schedule.
+pub fn prefill(
+    case: &Case,
+    arch: Arch,
+    picked: impl Fn(&[Schedule]) -> Vec<Schedule>,
+    mut kernel: impl FnMut(&mut Run, &Region, &Schedule) -> Result<(), String>,
+) -> Result<(), String> {
+    let mut run = Run::new(case);
+    let prefill = prefill_kernel(&run);
+    run.fill_temporaries(&prefill, &mut Numbers::new(case.seed.wrapping_add(1)), 1.0);
+    let before = run.memory.clone();
+    for schedule in picked(&schedules(&run, &prefill, arch)?) {
+        run.memory = before.clone();
+        kernel(&mut run, &prefill, &schedule)?;
+    }
+    Ok(())
+}
+
+/// The kernel of fused unabsorbed attention.
+///
+/// # Panics
+/// Where the plan has none.
+pub fn prefill_kernel(run: &Run) -> Region {
+    kernel(run, |kind| matches!(kind, RegionKind::Prefill(_)))
+}
+
 /// The kernels of fused attention.
 ///
 /// # Panics
 /// Where the plan has none.
 pub fn attention_kernels(run: &Run) -> [Region; 2] {
-    let find = |wanted: fn(&RegionKind) -> bool| {
-        let found = run.plan.kernels.iter().find(|kernel| wanted(&kernel.kind));
-        found
-            .unwrap_or_else(|| panic!("no fused attention in {}", run.plan))
-            .clone()
-    };
     [
-        find(|kind| matches!(kind, RegionKind::Attention(_))),
-        find(|kind| matches!(kind, RegionKind::Combine(_))),
+        kernel(run, |kind| matches!(kind, RegionKind::Attention(_))),
+        kernel(run, |kind| matches!(kind, RegionKind::Combine(_))),
     ]
+}
+
+fn kernel(run: &Run, wanted: fn(&RegionKind) -> bool) -> Region {
+    let found = run.plan.kernels.iter().find(|kernel| wanted(&kernel.kind));
+    found
+        .unwrap_or_else(|| panic!("no fused attention in {}", run.plan))
+        .clone()
 }
 
 fn schedules(run: &Run, region: &Region, arch: Arch) -> Result<Vec<Schedule>, String> {

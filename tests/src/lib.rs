@@ -4,6 +4,7 @@
 pub mod case;
 pub mod drive;
 pub mod executor;
+pub mod front;
 pub mod machine;
 pub mod mutants;
 pub mod product;

@@ -34,8 +34,10 @@ pub struct Product {
     pub n: usize,
     /// What is summed over.
     pub k: usize,
-    /// Type of a and b; out is f32.
+    /// Type of a and b.
     pub dtype: DType,
+    /// Type of out.
+    pub out: DType,
     /// How b lies.
     pub layout: BLayout,
     /// Whether a block holds its rows of a whole while b streams by.
@@ -61,7 +63,7 @@ impl Product {
         let mut numbers = Numbers::new(self.seed);
         let mut draw = |count: usize| -> Vec<f64> { (0..count).map(|_| self.round(numbers.normal())).collect() };
         let (a, b) = (draw(self.m * self.k), draw(self.n * self.k));
-        let out = DeviceBuffer::empty(self.m * self.n * size_of::<f32>());
+        let out = DeviceBuffer::empty(self.m * self.n * self.out.size_bytes());
         let mut memory = Memory {
             buffers: vec![self.buffer(&a), self.buffer(&b), out],
         };
@@ -79,13 +81,25 @@ impl Product {
         if let Some(at) = out.written.iter().position(|&written| !written) {
             return Err(format!("byte {at} is not written"));
         }
-        for (at, bytes) in out.bytes.as_chunks::<4>().0.iter().enumerate() {
+        // Half of the last place, relative to a power of two.
+        let unit = match self.out {
+            DType::BF16 => 2f64.powi(-8),
+            DType::F16 => 2f64.powi(-11),
+            _ => 2f64.powi(-24),
+        };
+        for (at, bytes) in out.bytes.chunks(self.out.size_bytes()).enumerate() {
             let (i, j) = (at / self.n, at % self.n);
             let terms = (0..self.k).map(|p| a[i * self.k + p] * of_b(p, j));
             let (want, size) = terms.fold((0.0, 0.0), |(sum, size), x| (sum + x, size + f64::abs(x)));
-            let got = f64::from(f32::from_le_bytes(*bytes));
+            let got = match (self.out, bytes) {
+                (DType::BF16, &[a, b]) => bf16::from_le_bytes([a, b]).to_f64(),
+                (DType::F16, &[a, b]) => f16::from_le_bytes([a, b]).to_f64(),
+                (_, &[a, b, c, d]) => f32::from_le_bytes([a, b, c, d]).into(),
+                _ => f64::NAN,
+            };
             // The tensor core may cut what a term has below 2⁻²⁴ of the largest.
-            if (got - want).abs() > 1e-6 * size + 1e-6 {
+            let allowed = 1e-6 * size + unit * want.abs() + 1e-6;
+            if got.is_nan() || (got - want).abs() > allowed {
                 return Err(format!("row {i}, column {j}: got {got}, expected {want}"));
             }
         }
@@ -194,7 +208,7 @@ impl Product {
             params: vec![
                 tensor("a", self.dtype, Access::Read, 0),
                 tensor("b", self.dtype, Access::Read, 1),
-                tensor("out", DType::F32, Access::Write, 2),
+                tensor("out", self.out, Access::Write, 2),
             ],
             grid: [m.div_ceil(block_m).into(), n.div_ceil(block_n).into(), 1.into()],
             tiles: vec![

@@ -75,26 +75,33 @@ impl Fixture {
 
     /// Prefill of all of `hidden_states`, then every decode step: the outputs, \[B, T, D\] and \[N, B, D\], and the cache.
     fn run(&self, layer: &MlaLayer) -> (HostTensor, HostTensor, PagedKvCache) {
-        self.run_amid(7, layer)
+        let hidden = self.tensor("hidden_states");
+        self.run_amid(7, layer, &hidden, self.steps())
     }
 
-    /// The same with garbage of `seed` in the cache's unused bytes and the block table's unused entries.
-    fn run_amid(&self, seed: u64, layer: &MlaLayer) -> (HostTensor, HostTensor, PagedKvCache) {
-        let hidden = self.tensor("hidden_states");
+    /// The same of these hidden states and so many steps, with garbage of `seed` in the cache's unused bytes and the block
+    /// table's unused entries.
+    fn run_amid(
+        &self,
+        seed: u64,
+        layer: &MlaLayer,
+        hidden: &HostTensor,
+        steps: usize,
+    ) -> (HostTensor, HostTensor, PagedKvCache) {
         let &[sequences, tokens, d_model] = hidden.shape() else {
             panic!()
         };
         let mut cache = layer.new_cache(sequences, tokens + self.steps()).unwrap();
         cache.scramble(seed).unwrap();
-        let prefill = layer.step(&mut cache, &hidden, &vec![tokens; sequences]).unwrap().out;
+        let prefill = layer.step(&mut cache, hidden, &vec![tokens; sequences]).unwrap().out;
         let mut decode = Vec::new();
-        for n in 0..self.steps() {
+        for n in 0..steps {
             let step = layer
                 .step(&mut cache, &self.decode_hidden(n), &vec![1; sequences])
                 .unwrap();
             decode.extend(step.out.to_f64_vec());
         }
-        let decode = HostTensor::from_f64(&[self.steps(), sequences, d_model], &decode).unwrap();
+        let decode = HostTensor::from_f64(&[steps, sequences, d_model], &decode).unwrap();
         (prefill, decode, cache)
     }
 
@@ -316,8 +323,10 @@ fn the_number_of_threads_changes_no_bit() {
 /// NaN in every unused byte of the cache, and in unused entries of block tables numbers of no page or of other sequences'
 /// pages: none of it changes a bit. On the simulator reading a page that is none is a report besides.
 fn garbage_changes_no_bit(fixture: &Fixture, device: DeviceSpec, plan: PlanKind, dtype: DType) {
-    let layer = fixture.layer(options(device, plan, dtype, 16));
-    let [first, second] = [1, 2].map(|seed| fixture.run_amid(seed, &layer));
+    // A short prefill, whose last page is not full, and two steps.
+    let hidden = fixture.tensor("hidden_states").slice_axis(1, 0..13).unwrap();
+    let layer = fixture.layer(options(device, plan, dtype, 5));
+    let [first, second] = [1, 2].map(|seed| fixture.run_amid(seed, &layer, &hidden, 2));
     assert_ne!(
         first.2.block_table().unwrap().bytes(),
         second.2.block_table().unwrap().bytes()

@@ -6,13 +6,12 @@
 //! `coupled_rope` (yes), `plan` (fused, unfused), `kernel` (its name), `schedule` (block_m block_n block_k warps_m warps_n
 //! stages), `arch`, `about` (words).
 
-use mlafuse::{PlanKind, launch_dims, machine, plan_for};
+use mlafuse::{PlanKind, PreparedLayer, launch_dims, machine};
 use mlafuse_codegen::schedule::Schedule;
 use mlafuse_codegen::{build, cuda, lower};
 use mlafuse_ir::config::MlaConfig;
 use mlafuse_ir::layer::{LayerOptions, build_layer};
 use mlafuse_ir::presets::preset;
-use mlafuse_ir::rewrite::rewrite;
 use mlafuse_ir::size::Symbol;
 use mlafuse_ir::target::{Arch, Target};
 use mlafuse_runtime::Splits;
@@ -116,19 +115,16 @@ impl File {
         let target = Target::for_arch(self.parsed::<Arch>("arch", "sm_80")?);
         let machine = machine(&target, dtype);
         let stage = self.need("stage")?;
-        match stage {
-            "graph" => return Ok(graph.to_string()),
-            "rewritten" => {
-                return rewrite(&graph, &dims, &machine)
-                    .map(|r| r.to_text())
-                    .map_err(|e| e.to_string());
-            }
-            _ => {}
+        if stage == "graph" {
+            return Ok(graph.to_string());
+        }
+        let layer = PreparedLayer::new(&graph, &machine).map_err(|error| error.to_string())?;
+        if stage == "rewritten" {
+            let launch = layer.rewritten(&dims).map_err(|error| error.to_string())?;
+            return Ok(layer.to_text(&launch));
         }
         let kind: PlanKind = self.parsed("plan", "fused")?;
-        let plan = plan_for(&graph, kind, &dims, &machine)
-            .map_err(|error| error.to_string())?
-            .plan;
+        let plan = layer.plan(kind, &dims).map_err(|error| error.to_string())?.plan;
         if stage == "plan" {
             let splits = Splits::Balanced.most(&dims, dims.get(Symbol::S).unwrap_or(0));
             let arena = plan.arena(&dims.clone().with(Symbol::Z, splits));

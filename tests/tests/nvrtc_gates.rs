@@ -2,10 +2,11 @@
 //! more shared memory than a block may have, and PTX that ptxsim reads. Needs NVRTC, and no GPU.
 
 use mlafuse::{PlanKind, launch_dims, machine, plan_for};
+use mlafuse_codegen::build::{build, cpu_schedule};
 use mlafuse_ir::config::MlaConfig;
 use mlafuse_ir::layer::{LayerOptions, build_layer};
 use mlafuse_ir::plan::{Plan, Region, RegionKind};
-use mlafuse_ir::presets::preset;
+use mlafuse_ir::presets::{names, preset};
 use mlafuse_ir::size::Dims;
 use mlafuse_ir::target::{Arch, Target};
 use mlafuse_runtime::cache::KernelCache;
@@ -13,8 +14,12 @@ use mlafuse_runtime::compile_region;
 use mlafuse_runtime::nvrtc::testing::nvrtc_or_skip;
 use mlafuse_runtime::nvrtc::{CudaSource, Nvrtc};
 use mlafuse_tensor::DType;
+use mlafuse_tests::drive::deep;
+use mlafuse_tests::front::{self, Extras};
 use ptxsim::ast::{FunctionKind, Item, Module};
 use rayon::prelude::*;
+use std::collections::HashSet;
+use std::sync::Arc;
 
 /// A model (a preset or an inline shape) and its storage type.
 type Model = (&'static str, DType);
@@ -22,7 +27,7 @@ type Model = (&'static str, DType);
 /// One kernel for one architecture.
 struct Job {
     model: Model,
-    plan: Plan,
+    plan: Arc<Plan>,
     dims: Dims,
     region: Region,
     target: Target,
@@ -46,11 +51,10 @@ fn jobs(model: Model, kind: PlanKind, dims: &Dims, archs: &[Arch], wanted: fn(&R
     let mut jobs = Vec::new();
     for &arch in archs {
         let target = Target::for_arch(arch);
-        let plan = plan_for(&graph, kind, dims, &machine(&target, dtype))
-            .expect("a plan")
-            .plan;
+        let plan = plan_for(&graph, kind, dims, &machine(&target, dtype));
+        let plan = Arc::new(plan.expect("a plan").plan);
         for region in plan.kernels.iter().filter(|region| wanted(region)) {
-            let (plan, dims, target) = (plan.clone(), dims.clone(), target.clone());
+            let (plan, dims, target) = (Arc::clone(&plan), dims.clone(), target.clone());
             jobs.push(Job {
                 model,
                 plan,
@@ -61,6 +65,21 @@ fn jobs(model: Model, kind: PlanKind, dims: &Dims, archs: &[Arch], wanted: fn(&R
         }
     }
     jobs
+}
+
+/// One of all jobs that are the same program in launches of the same sizes for the same architecture: models share shapes, and
+/// plans share kernels.
+fn distinct(jobs: Vec<Job>) -> Vec<Job> {
+    let text = |job: &Job| {
+        let schedule = cpu_schedule(&job.plan, &job.region, &job.dims).expect("a schedule");
+        let program = build(&job.plan, &job.region, &schedule).expect("a program");
+        format!("{} {:?}\n{program}", job.target.arch, job.dims)
+    };
+    let texts: Vec<String> = jobs.par_iter().map(text).collect();
+    let mut seen = HashSet::new();
+    let jobs = jobs.into_iter().zip(texts);
+    jobs.filter_map(|(job, text)| seen.insert(text).then_some(job))
+        .collect()
 }
 
 /// The architectures that this NVRTC knows.
@@ -172,25 +191,107 @@ fn decode() -> Dims {
     launch_dims(1, 1, 4096, 64)
 }
 
+/// All tokens new.
+fn prefill() -> Dims {
+    launch_dims(1, 4096, 4096, 64)
+}
+
+/// Both plans of one decode step and of a prefill, as they are. Every preset for every architecture takes minutes, which
+/// `MLAFUSE_DEEP=1` spends: else those but one are compiled for two parts with much and with little shared memory.
+#[test]
+fn every_kernel_of_every_preset_fits_every_architecture() {
+    let Some(nvrtc) = nvrtc_or_skip() else { return };
+    let every = known(&nvrtc);
+    assert!(every.contains(&Arch::Sm80) && every.contains(&Arch::Sm90a), "{every:?}");
+    let few = deep(vec![Arch::Sm80, Arch::Sm120], every.clone());
+    let mut all = Vec::new();
+    for name in names() {
+        let archs = if name == "deepseek-v3" { &every } else { &few };
+        for kind in [PlanKind::Fused, PlanKind::Unfused] {
+            for dims in [decode(), prefill()] {
+                all.extend(jobs((name, DType::BF16), kind, &dims, archs, |_| true));
+            }
+        }
+    }
+    let (kernels, all) = (all.len(), distinct(all));
+    println!("{kernels} kernels, {} distinct", all.len());
+    check(&nvrtc, &all);
+}
+
 #[test]
 fn fused_kernels_fit_every_architecture() {
     let Some(nvrtc) = nvrtc_or_skip() else { return };
-    let archs = known(&nvrtc);
-    assert!(archs.contains(&Arch::Sm80) && archs.contains(&Arch::Sm90a), "{archs:?}");
     let fused = |region: &Region| !matches!(region.kind, RegionKind::Node(_)) || region.nodes.len() > 1;
     let mut all = Vec::new();
     for model in [
-        ("deepseek-v3", DType::BF16),
         ("deepseek-v3", DType::F16),
-        ("minicpm3", DType::BF16),
-        ("deepseek-v2-lite", DType::BF16),
         ("heads=1,d_model=64,d_latent=192,d_rope=24", DType::BF16),
         ("heads=7,d_model=64,d_latent=192,d_rope=0", DType::BF16),
         ("heads=20,d_model=64,d_latent=192,d_rope=24", DType::F16),
         ("heads=16,d_model=64,d_latent=960,d_rope=64", DType::BF16),
         ("heads=7,d_model=64,d_latent=50,d_rope=6", DType::F32),
     ] {
-        all.extend(jobs(model, PlanKind::Fused, &decode(), &archs, fused));
+        all.extend(jobs(model, PlanKind::Fused, &decode(), &known(&nvrtc), fused));
+    }
+    check(&nvrtc, &all);
+}
+
+/// The projections as rewrites merge them, for one new token and for many.
+#[test]
+fn merged_projections_fit_every_architecture() {
+    let Some(nvrtc) = nvrtc_or_skip() else { return };
+    let mut all = Vec::new();
+    let odd = "heads=7,d_model=64,d_latent=50,d_rope=6,d_nope=11,d_q_latent=22";
+    for (name, dtype, tokens) in [
+        ("deepseek-v3", DType::BF16, 1),
+        ("deepseek-v3", DType::F32, 1),
+        ("deepseek-v3", DType::F16, 1024),
+        ("minicpm3", DType::BF16, 1),
+        (odd, DType::BF16, 1),
+        (odd, DType::F32, 300),
+    ] {
+        let config = preset(name).or_else(|_| MlaConfig::from_inline(name)).expect("a model");
+        let extras = Extras {
+            bias: true,
+            factor: Some(1.5),
+            keep_content: false,
+        };
+        let graph = front::graph(&config, dtype, 64, extras).expect("a graph");
+        let plan = Arc::new(mlafuse_ir::plan::fused(&graph).expect("a plan"));
+        for (arch, region) in known(&nvrtc)
+            .into_iter()
+            .flat_map(|arch| plan.kernels.iter().map(move |region| (arch, region)))
+        {
+            all.push(Job {
+                model: (name, dtype),
+                plan: Arc::clone(&plan),
+                dims: launch_dims(1, tokens, 4096, 64),
+                region: region.clone(),
+                target: Target::for_arch(arch),
+            });
+        }
+    }
+    check(&nvrtc, &all);
+}
+
+/// Unabsorbed attention, and the contractions that read the cache for it.
+#[test]
+fn fused_prefill_fits_every_architecture() {
+    let Some(nvrtc) = nvrtc_or_skip() else { return };
+    let archs = known(&nvrtc);
+    let fused = |region: &Region| !matches!(region.kind, RegionKind::Node(_)) || region.nodes.len() > 1;
+    let prefill = |region: &Region| matches!(region.kind, RegionKind::Prefill(_));
+    let mut all = Vec::new();
+    for model in [
+        ("deepseek-v3", DType::BF16),
+        ("minicpm3", DType::F16),
+        ("deepseek-v2-lite", DType::BF16),
+        ("heads=7,d_model=64,d_latent=192,d_rope=0,d_nope=24,d_v=40", DType::BF16),
+        ("heads=1,d_model=64,d_latent=50,d_rope=6,d_nope=27,d_v=33", DType::F32),
+    ] {
+        let of_model = jobs(model, PlanKind::Fused, &launch_dims(1, 2048, 2048, 64), &archs, fused);
+        assert!(of_model.iter().any(|job| prefill(&job.region)), "{model:?}");
+        all.extend(of_model);
     }
     check(&nvrtc, &all);
 }
@@ -200,17 +301,8 @@ fn every_node_has_a_kernel() {
     let Some(nvrtc) = nvrtc_or_skip() else { return };
     let odd = "heads=3,d_model=40,d_latent=50,d_rope=6,d_nope=10,d_v=12,d_q_latent=22";
     let mut all = Vec::new();
-    for model in [("deepseek-v3", DType::BF16), (odd, DType::BF16), (odd, DType::F32)] {
+    for model in [(odd, DType::BF16), (odd, DType::F32)] {
         all.extend(jobs(model, PlanKind::Unfused, &decode(), &known(&nvrtc), |_| true));
     }
-    let prefill = launch_dims(1, 1024, 1024, 64);
-    let ends = [Arch::Sm80, Arch::Sm120];
-    all.extend(jobs(
-        ("deepseek-v3", DType::BF16),
-        PlanKind::Unfused,
-        &prefill,
-        &ends,
-        |_| true,
-    ));
     check(&nvrtc, &all);
 }

@@ -32,27 +32,37 @@ fn dtypes() -> impl Strategy<Value = DType> {
 
 fn products() -> impl Strategy<Value = Product> {
     let sizes = (1..40usize, 1..70usize, 1..200usize);
-    (sizes, dtypes(), any::<(bool, bool, u64)>()).prop_map(|((m, n, k), dtype, (kn, resident, seed))| Product {
-        m,
-        n,
-        k,
-        dtype,
-        layout: if kn { BLayout::Kn } else { BLayout::Nk },
-        resident,
-        seed,
+    (sizes, dtypes(), dtypes(), any::<(bool, bool, u64)>()).prop_map(|((m, n, k), dtype, out, (kn, resident, seed))| {
+        Product {
+            m,
+            n,
+            k,
+            dtype,
+            out,
+            layout: if kn { BLayout::Kn } else { BLayout::Nk },
+            resident,
+            seed,
+        }
     })
 }
 
 fn schedules() -> impl Strategy<Value = Schedule> {
     let depths = prop_oneof![Just(16), Just(32), Just(48), Just(64), Just(96)];
-    (1..3usize, 1..3usize, 1..3usize, 1..4usize, depths, 1..4usize).prop_map(
-        |(warps_m, warps_n, tiles_m, tiles_n, block_k, stages)| Schedule {
-            block_m: 16 * warps_m * tiles_m,
-            block_n: 8 * warps_n * tiles_n,
-            block_k,
-            warps_m,
-            warps_n,
-            stages,
+    (0..3usize, 1..5usize, 1..3usize, 1..4usize, depths, 1..4usize).prop_map(
+        |(warps_m, warps_n, tiles_m, tiles_n, block_k, stages)| {
+            // No warps along the rows stand for the transposed layout.
+            let (block_m, block_n) = match warps_m {
+                0 => (8, 16 * warps_n * tiles_n),
+                _ => (16 * warps_m * tiles_m, 8 * warps_n * tiles_n),
+            };
+            Schedule {
+                block_m,
+                block_n,
+                block_k,
+                warps_m: warps_m.max(1),
+                warps_n,
+                stages,
+            }
         },
     )
 }
@@ -81,6 +91,7 @@ fn products_of_a_resident_operand_run_as_ptx() {
             n: 40,
             k,
             dtype,
+            out: dtype,
             layout,
             resident: true,
             seed: 5,
@@ -104,6 +115,7 @@ fn an_operand_used_from_inside_a_chunk_is_refused() {
         n: 16,
         k: 64,
         dtype: DType::BF16,
+        out: DType::F32,
         layout: BLayout::Nk,
         resident: true,
         seed: 0,

@@ -10,7 +10,10 @@ use mlafuse_ir::target::{Arch, Target};
 use mlafuse_runtime::nvrtc::testing::nvrtc_or_skip;
 use mlafuse_tensor::DType;
 use mlafuse_tests::case::{Case, Numbers, Run};
-use mlafuse_tests::drive::{self, PROJECTED, attention_kernels, case, deep, projected_case};
+use mlafuse_tests::drive::{
+    self, PROJECTED, attention_kernels, case, deep, prefill_case, prefill_kernel, projected_case,
+};
+use mlafuse_tests::front::{Extras, front};
 use mlafuse_tests::mutants::without;
 use mlafuse_tests::simulator::Simulator;
 use proptest::prelude::*;
@@ -44,6 +47,18 @@ fn run_attention(
     })
 }
 
+fn run_prefill(
+    simulator: &mut Simulator,
+    arch: Arch,
+    case: &Case,
+    picked: impl Fn(&[Schedule]) -> Vec<Schedule>,
+) -> Result<(), String> {
+    let target = Target::for_arch(arch);
+    drive::prefill(case, arch, picked, |run, region, schedule| {
+        run.kernel(simulator, region, schedule, &target).map(drop)
+    })
+}
+
 #[track_caller]
 fn must(result: Result<(), String>, case: &Case) {
     if let Err(what) = result {
@@ -63,6 +78,9 @@ fn layers_are_what_the_interpreter_says() {
         (Arch::Sm80, no_rope, DType::F32, 1, (true, false), 1),
         (Arch::Sm120, odd, DType::F16, 3, (false, false), 2),
         (Arch::Sm90a, halves, DType::BF16, 64, (true, true), 4),
+        (Arch::Sm86, odd, DType::BF16, 3, (false, true), 8),
+        (Arch::Sm80, no_rope, DType::F32, 16, (false, true), 1),
+        (Arch::Sm100a, halves, DType::F16, 1, (false, true), 2),
     ] {
         let Some(mut simulator) = simulator(arch) else { return };
         let case = Case {
@@ -75,6 +93,46 @@ fn layers_are_what_the_interpreter_says() {
             ..case(model, &lengths)
         };
         must(run_layer(&mut simulator, arch, &case), &case);
+    }
+}
+
+/// The projections in their merged form: odd dimensions and one head, each optional part, and a real layer's heads.
+#[test]
+fn merged_projections_are_what_the_interpreter_says() {
+    let odd = "heads=3,d_model=37,d_latent=50,d_rope=6,d_nope=11,d_v=4,d_q_latent=22";
+    let no_rope = "heads=1,d_model=24,d_latent=7,d_rope=0,d_nope=8,d_v=4,d_q_latent=9";
+    let halves = "heads=2,d_model=16,d_latent=24,d_rope=8,d_nope=20,d_v=4,d_q_latent=40,rope=half";
+    let real = "heads=2,d_model=64,d_latent=512,d_rope=64,d_nope=128,d_v=4,d_q_latent=192";
+    let ragged = [(2, 35), (0, 0), (1, 1), (0, 20), (8, 40)];
+    let all = Extras {
+        bias: true,
+        factor: Some(0.7),
+        keep_content: true,
+    };
+    let none = Extras {
+        bias: false,
+        factor: None,
+        keep_content: false,
+    };
+    for (arch, model, dtype, lengths, row_align, extras) in [
+        (Arch::Sm80, odd, DType::BF16, &ragged[..], 8, none),
+        (Arch::Sm120, odd, DType::F32, &ragged[..], 1, all),
+        (Arch::Sm90a, halves, DType::F16, &[(8, 8)], 2, all),
+        (Arch::Sm80, no_rope, DType::BF16, &[(1, 3)], 1, none),
+        (Arch::Sm86, real, DType::BF16, &[(1, 100), (1, 7)], 8, none),
+    ] {
+        let Some(mut simulator) = simulator(arch) else { return };
+        let case = Case {
+            dtype,
+            row_align,
+            ..case(model, lengths)
+        };
+        let run = Run::of(&case, front(&case, extras));
+        let target = Target::for_arch(arch);
+        let result = drive::kernels(run, arch, deep(1, 3), Numbers::new(7), |run, region, schedule| {
+            run.kernel(&mut simulator, region, schedule, &target).map(drop)
+        });
+        must(result, &case);
     }
 }
 
@@ -154,6 +212,21 @@ fn attention_of_real_shapes() {
     }
 }
 
+/// Unabsorbed attention of real layers, with a cached prefix and without, on the parts of the test above.
+#[test]
+fn prefill_of_real_shapes() {
+    for (model, arch) in [
+        ("deepseek-v2-lite", Arch::Sm80),
+        ("minicpm3", Arch::Sm89),
+        ("deepseek-v2-lite", Arch::Sm120),
+    ] {
+        let Some(mut simulator) = simulator(arch) else { return };
+        let case = prefill_case(model, &[(70, 70), (33, 100)]);
+        let pick = |all: &[Schedule]| all[..deep(1, 8).min(all.len())].to_vec();
+        must(run_prefill(&mut simulator, arch, &case, pick), &case);
+    }
+}
+
 /// Launches of one layer: lengths, splits, numbers.
 fn launches(case: &Case) -> impl Strategy<Value = Case> + use<> {
     let case = case.clone();
@@ -182,6 +255,17 @@ proptest! {
         if let Some(mut simulator) = simulator(Arch::Sm80) {
             let pick = |all: &[Schedule]| vec![all[0]];
             run_attention(&mut simulator, Arch::Sm80, &case, pick).map_err(TestCaseError::fail)?;
+        }
+    }
+
+    #[test]
+    fn prefill_takes_every_launch(
+        case in launches(&prefill_case("heads=2,d_model=8,d_latent=24,d_rope=4,d_nope=13,d_v=8,d_q_latent=8", &[])),
+    ) {
+        if let Some(mut simulator) = simulator(Arch::Sm80) {
+            let case = Case { lengths: case.lengths.iter().map(|&(q, kv)| (9 * q, 9 * q + kv)).collect(), ..case };
+            let pick = |all: &[Schedule]| vec![all[0]];
+            run_prefill(&mut simulator, Arch::Sm80, &case, pick).map_err(TestCaseError::fail)?;
         }
     }
 }
@@ -214,7 +298,7 @@ fn check_barriers(simulator: &mut Simulator, run: &mut Run, kernel: &Region, sch
 }
 
 #[test]
-fn every_barrier_and_wait_is_missed() {
+fn every_barrier_and_wait_of_attention_is_missed() {
     let Some(mut simulator) = simulator(Arch::Sm80) else {
         return;
     };
@@ -242,9 +326,12 @@ fn every_barrier_and_wait_of_a_projected_combine_is_missed() {
         return;
     };
     let case = projected_case(3, 136, 40, DType::BF16, &[(3, 90), (1, 20)], 3);
-    let mut run = Run::new(&case);
+    let target = Target::for_arch(Arch::Sm80);
+    let mut run = drive::after_attention(&case, Arch::Sm80, 1.0, |run, region, schedule| {
+        run.kernel(&mut simulator, region, schedule, &target).map(drop)
+    })
+    .unwrap();
     let [_, combine] = attention_kernels(&run);
-    run.fill_temporaries(&combine, &mut Numbers::new(3), 1.0);
     for stages in deep(&[1, 2][..], &[1, 2, 3, 4]).iter().copied() {
         let schedule = Schedule {
             block_m: 16,
@@ -255,5 +342,27 @@ fn every_barrier_and_wait_of_a_projected_combine_is_missed() {
             stages,
         };
         check_barriers(&mut simulator, &mut run, &combine, &schedule);
+    }
+}
+
+#[test]
+fn every_barrier_and_wait_of_prefill_is_missed() {
+    let Some(mut simulator) = simulator(Arch::Sm80) else {
+        return;
+    };
+    let model = "heads=2,d_model=8,d_latent=16,d_rope=8,d_nope=16,d_v=16,d_q_latent=8";
+    let mut run = Run::new(&prefill_case(model, &[(40, 150), (1, 20)]));
+    let prefill = prefill_kernel(&run);
+    run.fill_temporaries(&prefill, &mut Numbers::new(3), 1.0);
+    for stages in deep(&[2][..], &[1, 2, 3]).iter().copied() {
+        let schedule = Schedule {
+            block_m: 32,
+            block_n: 32,
+            block_k: 0,
+            warps_m: 2,
+            warps_n: 2,
+            stages,
+        };
+        check_barriers(&mut simulator, &mut run, &prefill, &schedule);
     }
 }

@@ -30,8 +30,8 @@ enum Task {
     Demo,
     /// Set up and run every check: format, rules, lints, docs, tests
     Test(test::Args),
-    /// Run the benchmarks
-    Bench,
+    /// Run the benchmarks, or print the simulator's counters of a decode step
+    Bench(bench::Args),
     /// Run the tests and rewrite the expectations they compare with
     Bless(bless::Args),
     /// Check the repository's rules
@@ -56,7 +56,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Setup(args) => setup::run(&root, &args),
         Task::Demo => demo::run(&root),
         Task::Test(args) => test::run(&root, &args, test::in_ci()),
-        Task::Bench => bench::run(&root),
+        Task::Bench(args) => bench::run(&root, &args),
         Task::Bless(args) => bless::run(&root, &args),
         Task::Tidy => tidy::run(&root),
         Task::Ci => test::run(&root, &test::Args::default(), true),

@@ -13,7 +13,6 @@ pub(super) struct CachedRows<'a> {
     /// The cache, from the first of the columns on.
     cache: View,
     table: &'a View,
-    columns: usize,
 }
 
 impl<'a> CachedRows<'a> {
@@ -34,7 +33,6 @@ impl<'a> CachedRows<'a> {
         Ok(CachedRows {
             cache,
             table: p.view(table)?,
-            columns: columns.len(),
         })
     }
 
@@ -49,16 +47,11 @@ impl<'a> CachedRows<'a> {
         let pages = p.pages(&self.cache, self.table, b)?;
         Ok(p.paged(&self.cache, Access::Read, &pages, [start, limit], cols))
     }
-
-    /// Number of columns.
-    pub fn columns(&self) -> usize {
-        self.columns
-    }
 }
 
 /// The first operand, \[B, S, k\], of a contraction that reads it in place.
 pub(super) struct CachedOperand<'a> {
-    rows: CachedRows<'a>,
+    pub rows: CachedRows<'a>,
     kv_len: &'a View,
     /// How the operand is walked: rows of a sequence one after the other, sequences each on their own.
     pub walked: View,
@@ -102,16 +95,5 @@ impl<'a> CachedOperand<'a> {
             body: vec![Stmt::Return],
         });
         kv_len
-    }
-
-    /// The rows of sequence `b` from `row` up to its length `kv_len`, zeros beyond.
-    pub fn rows(
-        &self,
-        p: &mut ProgramBuilder,
-        b: &Expr,
-        [row, kv_len]: [Expr; 2],
-        cols: Span,
-    ) -> Result<tile::View, BuildError> {
-        self.rows.rows(p, b, [row, kv_len], cols)
     }
 }

@@ -249,7 +249,11 @@ fn gpu_schedules(family: &Family) -> Vec<Schedule> {
         Family::Projection { m, n, k } => {
             let mut found = contraction_schedules(m, n, k);
             // The piece of the depth is a fragment first.
-            found.retain(|schedule| schedule.block_k.is_multiple_of(8 * schedule.warps_n));
+            found.retain(|schedule| {
+                schedule
+                    .block_k
+                    .is_multiple_of(schedule.tensor_tile()[1] * schedule.warps_n)
+            });
             found
         }
         Family::Rows { rows, cols } => {
@@ -262,12 +266,12 @@ fn gpu_schedules(family: &Family) -> Vec<Schedule> {
     }
 }
 
-/// `warps` laid in all ways over a fragment of rows × cols that the tensor core's 16×8 pieces allow.
-fn layouts(warps: usize, rows: usize, cols: usize) -> impl Iterator<Item = (usize, usize)> {
+/// `warps` laid in all ways over a block of rows × cols of which each has whole pieces of the size `piece`.
+fn layouts(warps: usize, [rows, cols]: [usize; 2], piece: [usize; 2]) -> impl Iterator<Item = (usize, usize)> {
     let divisors = (1..=warps).filter(move |&warps_m| warps.is_multiple_of(warps_m));
     divisors
         .map(move |warps_m| (warps_m, warps / warps_m))
-        .filter(move |&(m, n)| rows.is_multiple_of(16 * m) && cols.is_multiple_of(8 * n))
+        .filter(move |&(m, n)| rows.is_multiple_of(piece[0] * m) && cols.is_multiple_of(piece[1] * n))
 }
 
 /// With blocks of these `heights` over `rows` rows.
@@ -280,7 +284,8 @@ fn attention_schedules(heights: &[usize], rows: usize) -> Vec<Schedule> {
         .filter(|&block_m| block_m == 16 || block_m < 2 * rows)
     {
         for block_n in [16, 32, 64] {
-            for (warps_m, warps_n) in [4, 8].into_iter().flat_map(|warps| layouts(warps, block_m, block_n)) {
+            let laid = |warps| layouts(warps, [block_m, block_n], [16, 8]);
+            for (warps_m, warps_n) in [4, 8].into_iter().flat_map(laid) {
                 let of = |stages| Schedule {
                     block_m,
                     block_n,
@@ -299,10 +304,21 @@ fn attention_schedules(heights: &[usize], rows: usize) -> Vec<Schedule> {
 fn contraction_schedules(m: usize, n: usize, k: usize) -> Vec<Schedule> {
     let mut found = Vec::new();
     let enough = |block: &usize, least: usize, extent: usize| *block == least || *block < extent.saturating_mul(2);
-    for block_m in [16, 32, 64, 128].into_iter().filter(|block| enough(block, 16, m)) {
-        for block_n in [32, 64, 128].into_iter().filter(|block| enough(block, 32, n)) {
-            for block_k in [32, 64, 128].into_iter().filter(|block| enough(block, 32, k)) {
-                for (warps_m, warps_n) in [4, 8].into_iter().flat_map(|warps| layouts(warps, block_m, block_n)) {
+    // Eight rows are the tensor core's other side, for those who have no more.
+    let few = [8].into_iter().filter(|&block| m <= block);
+    let blocks = [16, 32, 64, 128].into_iter().filter(|block| enough(block, 16, m));
+    for block_m in few.chain(blocks) {
+        // Few rows leave little to do: narrow blocks share the weights out to more of the part, and each has much on its way.
+        let (narrowest, deepest) = if block_m == 8 { (16, 256) } else { (32, 128) };
+        let widths = [16, 32, 64, 128].into_iter().filter(|&block| block >= narrowest);
+        for block_n in widths.filter(|block| enough(block, narrowest, n)) {
+            // A warp writes whole sectors: 16 columns of two bytes.
+            let laid = |warps| layouts(warps, [block_m, block_n], [block_m.min(16), 16]);
+            let fewest_warps = (block_n / 16).min(4);
+            let depths = [32, 64, 128, 256].into_iter().filter(|&block| block <= deepest);
+            for block_k in depths.filter(|block| enough(block, 32, k)) {
+                let warps = [1, 2, 4, 8].into_iter().filter(|&warps| warps >= fewest_warps);
+                for (warps_m, warps_n) in warps.flat_map(laid) {
                     let of = |stages| Schedule {
                         block_m,
                         block_n,

@@ -150,7 +150,9 @@ pub(super) fn build(
             // Sequences are the outermost dimension: their rows do not merge.
             let sequence = place.outer.first().cloned().unwrap_or(0.into());
             let kv_len = cached.begin(&mut p, &mut body, sequence.clone(), place.row.clone());
-            cached.rows(&mut p, &sequence, [place.row.clone(), kv_len], depth())?
+            cached
+                .rows
+                .rows(&mut p, &sequence, [place.row.clone(), kv_len], depth())?
         }
         None => {
             let outer = indexed(&summed, &indices, A);

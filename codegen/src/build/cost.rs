@@ -2,11 +2,12 @@
 //!
 //! The model only ranks: the first schedules of the list are tried, and compiled resources or measured times decide.
 //! Per block it adds up, walking the program with loop counts at typical dimensions: multiply-adds of gemms, bytes that
-//! warps read from shared memory for them (each warp reads 16 · tiles_m rows of a and 8 · tiles_n of b a step, so that
-//! warps_n warps read the same a), bytes moved from and to device memory, elementwise operations, and steps that end in
+//! warps read from shared memory for them (each warp reads its rows of a and its columns of b a step, so that warps_n warps
+//! read the same a), bytes moved from and to device memory, elementwise operations, and steps that end in
 //! a barrier. Loads of a pipelined loop overlap with what the block computes, those of a loop with one stage do not. Blocks
 //! run in waves of as many as fit an SM.
 
+use super::splits::UNBALANCED;
 use crate::lower::shared_bytes;
 use crate::schedule::Schedule;
 use crate::tile::{Expr, Form, Rows, Space, Stmt, Tile, TileId, TileProgram, VarId};
@@ -81,7 +82,8 @@ pub(super) fn seconds(program: &TileProgram, schedule: &Schedule, target: &Targe
     // With several stages the next loads are under way meanwhile; with one, nothing but other blocks of the SM hides them.
     let alone = match schedule.stages {
         1 => computing + loading + work.loads * LATENCY_S,
-        _ => computing.max(loading),
+        // What is loaded so many iterations ahead arrives no sooner for it.
+        stages => computing.max(loading).max(work.waits * LATENCY_S / (stages - 1) as f64),
     };
     // What overlaps still gets in the way a little: between equals, less traffic wins.
     waves * (alone.max(sharing * busy.max(loading)) + 0.1 * sharing * loading)
@@ -110,7 +112,7 @@ fn with_splits(program: &TileProgram, schedule: &Schedule, places: usize, dims: 
         (Symbol::L, 4096),
         (Symbol::F, 1),
         // Where nothing is said of them, every sequence has as many splits as there may be.
-        (Symbol::W, i32::MAX as usize),
+        (Symbol::W, UNBALANCED),
     ];
     let missing = defaults.into_iter().filter(|&(symbol, _)| dims.get(symbol).is_none());
     let dims = missing.fold(dims.clone(), |dims, (symbol, value)| dims.with(symbol, value));
@@ -136,6 +138,8 @@ struct Work {
     elementwise: f64,
     steps: f64,
     loads: f64,
+    /// Iterations that wait for what was loaded ahead.
+    waits: f64,
 }
 
 struct Walk<'a> {
@@ -176,12 +180,20 @@ impl Walk<'_> {
                 self.set(*var, sum.and_then(|(count, value)| count.checked_mul(value)));
             }
             Stmt::For {
-                var, start, end, body, ..
+                var,
+                start,
+                end,
+                pipelined,
+                body,
             } => {
                 let (start, end) = (self.eval(start).unwrap_or(0), self.eval(end).unwrap_or(1));
                 self.set(*var, Some(start));
                 work.steps += times;
-                self.body(body, times * (end - start).max(0) as f64, work);
+                let times = times * (end - start).max(0) as f64;
+                if *pipelined {
+                    work.waits += times;
+                }
+                self.body(body, times, work);
             }
             // Early exits are not taken.
             Stmt::If { body, .. } if body.last() == Some(&Stmt::Return) => {}

@@ -29,7 +29,7 @@ mod up_projection;
 
 pub use candidates::{candidates, cpu_schedule};
 pub use error::BuildError;
-pub use splits::splits_of_equals;
+pub use splits::{UNBALANCED, splits_of_equals};
 
 use crate::schedule::Schedule;
 use crate::tile::TileProgram;

@@ -10,7 +10,7 @@ use super::online_softmax::{KeyTile, OnlineSoftmax};
 use super::program::{ProgramBuilder, Span, block_x, block_y, block_z};
 use crate::tile::{self, Access, Expr, Stmt, TileId, TileProgram};
 use mlafuse_ir::graph::ValueId;
-use mlafuse_ir::plan::{Keys, PrefillRegion, View};
+use mlafuse_ir::plan::{Keys, PrefillRegion, ScoreTerm, View};
 use mlafuse_ir::size::Size;
 use std::ops::Range;
 
@@ -23,6 +23,15 @@ struct Parts {
     columns: Vec<Range<usize>>,
     /// Columns of the tile: whole steps of a tensor core.
     width: usize,
+}
+
+struct Tiles {
+    q: TileId,
+    k: TileId,
+    v: TileId,
+    /// Columns of `v` that are summed: whole fragments of the warps that share a row.
+    value_width: usize,
+    softmax: OnlineSoftmax,
 }
 
 /// The block's place.
@@ -38,12 +47,9 @@ pub(super) fn build(mut p: ProgramBuilder, region: &PrefillRegion) -> Result<Til
     let [batch, tokens, heads, _] = sizes(&p, out)?;
     let columns = columns(&p, values)?;
     let parts = parts(&p, region)?;
-    let (block_m, block_n, dtype) = (p.schedule.block_m, p.schedule.block_n, p.dtype(values));
-    let value_width = columns.next_multiple_of(8 * p.schedule.warps_n);
-    let q_s = p.shared("q_s", dtype, block_m, parts.width);
-    let k_s = p.shared("k_s", dtype, block_n, parts.width);
-    let v_s = p.shared("v_s", dtype, block_n, value_width.next_multiple_of(16));
-    let softmax = OnlineSoftmax::declare(&mut p, dtype, value_width);
+    let tiles = declare(&mut p, &parts, values, columns);
+    let softmax = &tiles.softmax;
+    let (block_m, block_n) = (p.schedule.block_m, p.schedule.block_n);
     let row_blocks = p.row_blocks::<1>(&[], &tokens);
     let grid = [row_blocks.clone(), p.extent(&heads), p.extent(&batch)];
 
@@ -55,20 +61,17 @@ pub(super) fn build(mut p: ProgramBuilder, region: &PrefillRegion) -> Result<Til
     let kv_len = p.bind(&mut body, "kv", kv_value);
     let at = At { row, q_len, kv_len };
     let store = store(&mut p, out, &at, &tokens, softmax.out, columns);
+    let zeros = Stmt::Fill {
+        dst: softmax.out,
+        value: 0.0,
+    };
     body.push(Stmt::If {
         cond: at.q_len.clone().le(at.row.clone()),
-        body: vec![
-            Stmt::Fill {
-                dst: softmax.out,
-                value: 0.0,
-            },
-            store.clone(),
-            Stmt::Return,
-        ],
+        body: vec![zeros, store.clone(), Stmt::Return],
     });
     for (term, cols) in region.terms.iter().zip(&parts.columns) {
         let rows = [at.row.clone(), at.q_len.clone()];
-        body.push(load_head(&mut p, term.query, q_s, cols, rows)?);
+        body.push(load_head(&mut p, term.query, tiles.q, cols, rows)?);
     }
     // Token t sees the keys before kv_len - q_len + t + 1; tokens that are not there see none.
     let token = at.row.clone() + Expr::Row;
@@ -78,38 +81,7 @@ pub(super) fn build(mut p: ProgramBuilder, region: &PrefillRegion) -> Result<Til
     let last = (at.row.clone() + block_m).min(at.q_len.clone());
     let seen = p.bind(&mut body, "seen", (at.kv_len.clone() - at.q_len.clone() + last).max(0));
     let tile = p.var("tile");
-    let first = Expr::from(tile) * block_n;
-    let rows = [first.clone(), at.kv_len.clone()];
-    let mut step = Vec::new();
-    for (term, cols) in region.terms.iter().zip(&parts.columns) {
-        step.push(match &term.keys {
-            Keys::PerHead(keys) => load_head(&mut p, *keys, k_s, cols, rows.clone())?,
-            Keys::Cached {
-                cache,
-                block_table,
-                columns,
-            } => {
-                let shared = CachedRows::new(&p, *cache, *block_table, columns)?;
-                let src = shared.rows(&mut p, &block_z(), rows.clone(), Span::whole(shared.columns()))?;
-                Stmt::Load {
-                    dst: k_s,
-                    cols: cols.clone(),
-                    src,
-                }
-            }
-        });
-    }
-    let v_cols = 0..p.cols(v_s);
-    step.push(load_head(&mut p, region.values, v_s, &v_cols, rows)?);
-    let keys = KeyTile {
-        queries: q_s,
-        keys: k_s,
-        key_cols: parts.width,
-        values: v_s,
-        value_cols: 0..value_width,
-        first,
-    };
-    step.extend(softmax.step(keys, region.scale));
+    let step = step(&mut p, region, &parts, &tiles, [Expr::from(tile) * block_n, at.kv_len])?;
     body.push(Stmt::For {
         var: tile,
         start: 0.into(),
@@ -121,6 +93,60 @@ pub(super) fn build(mut p: ProgramBuilder, region: &PrefillRegion) -> Result<Til
     body.push(store);
     let doc = doc(&p, region, &heads, columns)?;
     Ok(p.finish(doc, grid, body))
+}
+
+fn declare(p: &mut ProgramBuilder, parts: &Parts, values: &View, columns: usize) -> Tiles {
+    let (block_m, block_n, dtype) = (p.schedule.block_m, p.schedule.block_n, p.dtype(values));
+    let value_width = columns.next_multiple_of(8 * p.schedule.warps_n);
+    Tiles {
+        q: p.shared("q_s", dtype, block_m, parts.width),
+        k: p.shared("k_s", dtype, block_n, parts.width),
+        v: p.shared("v_s", dtype, block_n, value_width.next_multiple_of(16)),
+        value_width,
+        softmax: OnlineSoftmax::declare(p, dtype, value_width),
+    }
+}
+
+/// One tile of keys and their values: tokens `first..` up to `limit`.
+fn step(
+    p: &mut ProgramBuilder,
+    region: &PrefillRegion,
+    parts: &Parts,
+    tiles: &Tiles,
+    [first, limit]: [Expr; 2],
+) -> Result<Vec<Stmt>, BuildError> {
+    let rows = || [first.clone(), limit.clone()];
+    let mut step = Vec::new();
+    for (term, cols) in region.terms.iter().zip(&parts.columns) {
+        step.push(match &term.keys {
+            Keys::PerHead(keys) => load_head(p, *keys, tiles.k, cols, rows())?,
+            Keys::Cached {
+                cache,
+                block_table,
+                columns,
+            } => {
+                let shared = CachedRows::new(p, *cache, *block_table, columns)?;
+                let src = shared.rows(p, &block_z(), rows(), Span::whole(columns.len()))?;
+                Stmt::Load {
+                    dst: tiles.k,
+                    cols: cols.clone(),
+                    src,
+                }
+            }
+        });
+    }
+    let v_cols = 0..p.cols(tiles.v);
+    step.push(load_head(p, region.values, tiles.v, &v_cols, rows())?);
+    let keys = KeyTile {
+        queries: tiles.q,
+        keys: tiles.k,
+        key_cols: parts.width,
+        values: tiles.v,
+        value_cols: 0..tiles.value_width,
+        first,
+    };
+    step.extend(tiles.softmax.step(keys, region.scale));
+    Ok(step)
 }
 
 /// The dimensions of a value per head: \[B, tokens, H, columns\].
@@ -192,7 +218,7 @@ fn store(p: &mut ProgramBuilder, out: &View, at: &At, tokens: &Size, src: TileId
 }
 
 fn doc(p: &ProgramBuilder, region: &PrefillRegion, heads: &Size, d_v: usize) -> Result<Vec<String>, BuildError> {
-    let term = |term: &mlafuse_ir::plan::ScoreTerm| -> Result<String, BuildError> {
+    let term = |term: &ScoreTerm| -> Result<String, BuildError> {
         let width = columns(p, p.view(term.query)?)?;
         Ok(match term.keys {
             Keys::PerHead(_) => format!("{width} of a head's own"),

@@ -20,17 +20,19 @@ fn typical() -> Dims {
         .fold(Dims::new(), |dims, (symbol, n)| dims.with(symbol, n))
 }
 
-fn decode(config: &str, dtype: DType, page_size: usize) -> Graph {
+/// As the paper writes it.
+fn prefill(config: &str, dtype: DType, page_size: usize) -> Graph {
     let config = MlaConfig::from_inline(config).unwrap();
-    let graph = build_layer(
-        &config,
-        &LayerOptions {
-            dtype,
-            page_size,
-            coupled_rope: false,
-        },
-    )
-    .unwrap();
+    let options = LayerOptions {
+        dtype,
+        page_size,
+        coupled_rope: false,
+    };
+    build_layer(&config, &options).unwrap()
+}
+
+fn decode(config: &str, dtype: DType, page_size: usize) -> Graph {
+    let graph = prefill(config, dtype, page_size);
     rewrite(&graph, &typical(), &Machine::default()).unwrap().graph
 }
 
@@ -56,7 +58,8 @@ const SHAPES: [(&str, usize); 5] = [
 fn candidates_lower_on_every_part() {
     for (config, page_size) in SHAPES {
         let graph = decode(config, DType::BF16, page_size);
-        for plan in [fused(&graph).unwrap(), unfused(&graph).unwrap()] {
+        let unabsorbed = prefill(config, DType::BF16, page_size);
+        for plan in [fused(&graph), unfused(&graph), fused(&unabsorbed)].map(Result::unwrap) {
             for (i, region) in plan.kernels.iter().enumerate() {
                 let target = Target::for_arch(Arch::ALL[i % Arch::ALL.len()]);
                 let found = candidates(&plan, region, &target, &typical()).unwrap();

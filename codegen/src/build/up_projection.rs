@@ -231,13 +231,8 @@ fn parts<'a>(
     let [head, column, depth] = [2, 3, 4].map(|index| label(p, spec, &spec.b, index, w));
     let (head, column, depth) = (head?, column?, depth?);
     let (block_m, block_k) = (p.schedule.block_m, p.schedule.block_k);
-    // Pieces of eight columns for each warp, and in all as many as the depth of a tensor-core product.
-    let warps_n = p.schedule.warps_n;
-    let piece = if warps_n.is_multiple_of(2) {
-        8 * warps_n
-    } else {
-        16 * warps_n
-    };
+    // Sixteen columns for each warp: what it writes of them are whole sectors.
+    let piece = 16 * p.schedule.warps_n;
     let part = |part: &'a ProjectedPart| {
         let padded = part.columns.len().next_multiple_of(piece);
         let outer = [(block_y(), head.stride.clone())];

@@ -22,6 +22,7 @@ pub(super) fn name(intrinsic: Intrinsic) -> String {
         StoreShared16 => "store_shared_16".into(),
         StoreGlobalF32x2 => "store_global_f32x2".into(),
         StoreGlobal16x2 => "store_global_16x2".into(),
+        StoreGlobal16x4 => "store_global_16x4".into(),
         CopyAsync(_, bytes) => format!("copy_async_{bytes}"),
         CopyCommit => "copy_commit".into(),
         CopyWait(n) => format!("copy_wait<{n}>"),
@@ -110,15 +111,21 @@ pub(super) fn definition(intrinsic: Intrinsic) -> String {
             "store_shared_16(u32 at, u16 x)",
             r#"asm volatile("st.shared.b16 [%0], %1;" :: "r"(at), "h"(x) : "memory");"#,
         ),
+        // A store of CUDA's vector types may come out as two, each of half the sectors' bytes.
         StoreGlobalF32x2 => function(
             "void",
             "store_global_f32x2(float* to, i64 at, float low, float high)",
-            "*(float2*)(to + at) = make_float2(low, high);",
+            r#"asm volatile("st.global.v2.f32 [%0], {%1, %2};" :: "l"(to + at), "f"(low), "f"(high) : "memory");"#,
         ),
         StoreGlobal16x2 => function(
             "void",
             "store_global_16x2(u16* to, i64 at, u32 x)",
             "*(u32*)(to + at) = x;",
+        ),
+        StoreGlobal16x4 => function(
+            "void",
+            "store_global_16x4(u16* to, i64 at, u32 low, u32 high)",
+            r#"asm volatile("st.global.v2.b32 [%0], {%1, %2};" :: "l"(to + at), "r"(low), "r"(high) : "memory");"#,
         ),
         CopyAsync(_, bytes) => {
             // Only whole 16-byte copies may bypass L1.

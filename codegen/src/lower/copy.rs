@@ -1,9 +1,9 @@
-//! Loads, stores and staging.
+//! Loads from device memory.
 
 use super::Cx;
 use super::fragment::{RowSlot, counted, let_stmt};
 use super::sync::{Access, Kind, Op};
-use crate::layout::{CHUNK_BYTES, FragmentLayout};
+use crate::layout::CHUNK_BYTES;
 use crate::thread::{Expr, Intrinsic, Stmt, Ty};
 use crate::tile::{self, Columns, Form, Rows, Space, TileId, View};
 use mlafuse_tensor::DType;
@@ -139,7 +139,7 @@ impl Cx<'_> {
     }
 
     /// Whether column `col` of a view is there.
-    fn col_present(&self, view: &View, col: Expr) -> Expr {
+    pub(super) fn col_present(&self, view: &View, col: Expr) -> Expr {
         let (start, limit) = (self.scalar(&view.col_start), self.scalar(&view.col_limit));
         (start + col).lt(limit)
     }
@@ -245,59 +245,8 @@ impl Cx<'_> {
         }
     }
 
-    /// A fragment or row vector to device memory.
-    pub(super) fn store(&self, dst: &View, src: TileId, cols: &Columns) -> Op {
-        let dtype = self.dtype(dst);
-        let name = self.tile_name(src);
-        let form = self.program.tile(src).form;
-        let paired = form == Form::Matrix
-            && matches!(self.fragments.layout(src), FragmentLayout::Mma { .. })
-            && matches!(dst.col_stride, tile::Expr::Int(1))
-            && dst.align.is_multiple_of(2)
-            && cols.start.is_multiple_of(2);
-        let register = |at: Expr| Expr::register(name, at);
-        let stmts = self.each_row(src, |slot| {
-            let (mut body, present, start) = self.named_row(dst, slot);
-            let inner = match form {
-                Form::Matrix if paired => self.each_pair(src, slot, |pair| {
-                    let col = || pair.col.clone() - cols.start;
-                    let index = || start.clone() + col().cast(Ty::I64);
-                    let (low, high) = (register(pair.register.clone()), register(pair.register.clone() + 1));
-                    let both = self.in_columns(dst, src, cols, pair.col.clone() + 1);
-                    let first = self.in_columns(dst, src, cols, pair.col.clone());
-                    let mut out = vec![when(
-                        both.clone(),
-                        vec![self.store_pair(dst, dtype, index(), low.clone(), high)],
-                    )];
-                    if !self.even_columns(dst, cols) {
-                        let alone = first.and(both.equals(Expr::Int(0)));
-                        out.push(when(alone, vec![self.store_one(dst, dtype, index(), low)]));
-                    }
-                    out
-                }),
-                Form::Matrix => self.each_col(src, slot, |element| {
-                    let col = element.col.clone() - cols.start;
-                    let index = start.clone() + col.cast(Ty::I64) * self.wide(&dst.col_stride);
-                    let store = self.store_one(dst, dtype, index, register(element.register.clone()));
-                    vec![when(self.in_columns(dst, src, cols, element.col.clone()), vec![store])]
-                }),
-                _ => vec![when(
-                    self.row_owner(src),
-                    vec![self.store_one(dst, dtype, start.clone(), register(slot.vector.clone()))],
-                )],
-            };
-            body.push(when(present, inner));
-            body
-        });
-        Op {
-            comment: None,
-            stmts,
-            accesses: vec![],
-        }
-    }
-
     /// The row of a view at a fragment's row, with names for whether it is there and where it starts.
-    fn named_row(&self, view: &View, slot: &RowSlot) -> (Vec<Stmt>, Expr, Expr) {
+    pub(super) fn named_row(&self, view: &View, slot: &RowSlot) -> (Vec<Stmt>, Expr, Expr) {
         let row = self.view_row(view, slot.row.clone(), &slot.vector);
         let mut lets = row.lets;
         lets.push(let_stmt(Ty::Bool, "in_rows", row.present));
@@ -305,89 +254,11 @@ impl Cx<'_> {
         (lets, Expr::name("in_rows"), Expr::name("row_start"))
     }
 
-    /// Whether column `col` of tile `src` is stored: within the columns asked for and those of the view.
-    fn in_columns(&self, view: &View, src: TileId, cols: &Columns, col: Expr) -> Expr {
-        let asked = match cols.end < self.program.tile(src).cols {
-            true => col.clone().lt(cols.end.into()),
-            false => Expr::Int(1),
-        };
-        let asked = match cols.start {
-            0 => asked,
-            start => Expr::Int(start as i64 - 1).lt(col.clone()).and(asked),
-        };
-        match self.certain_columns(view, cols) {
-            true => asked,
-            false => asked.and(self.col_present(view, col - cols.start)),
-        }
-    }
-
     /// Whether all of `cols` are known to be in the view.
-    fn certain_columns(&self, view: &View, cols: &Columns) -> bool {
+    pub(super) fn certain_columns(&self, view: &View, cols: &Columns) -> bool {
         match (&view.col_start, &view.col_limit) {
             (tile::Expr::Int(start), tile::Expr::Int(limit)) => start + cols.len() as i64 <= *limit,
             _ => false,
-        }
-    }
-
-    /// Whether no pair of columns is cut in two.
-    fn even_columns(&self, view: &View, cols: &Columns) -> bool {
-        self.certain_columns(view, cols) && cols.len().is_multiple_of(2)
-    }
-
-    fn store_pair(&self, view: &View, dtype: DType, index: Expr, low: Expr, high: Expr) -> Stmt {
-        let pointer = self.pointer(view);
-        match dtype.size_bytes() {
-            2 => {
-                let word = Expr::call(Intrinsic::Pack2(dtype), [low, high]);
-                Stmt::Do {
-                    intrinsic: Intrinsic::StoreGlobal16x2,
-                    args: vec![pointer, index, word],
-                }
-            }
-            _ => Stmt::Do {
-                intrinsic: Intrinsic::StoreGlobalF32x2,
-                args: vec![pointer, index, low, high],
-            },
-        }
-    }
-
-    fn store_one(&self, view: &View, dtype: DType, index: Expr, value: Expr) -> Stmt {
-        let value = Expr::call(Intrinsic::FromFloat(dtype), [value]);
-        Stmt::StoreGlobal {
-            pointer: self.pointer_name(view),
-            index,
-            value,
-        }
-    }
-
-    /// A fragment to a shared tile.
-    pub(super) fn stage(&self, dst: TileId, src: TileId) -> Op {
-        let dtype = self.program.tile(dst).dtype;
-        let name = self.tile_name(src);
-        let register = |at: Expr| Expr::register(name, at);
-        let pairs = matches!(self.fragments.layout(src), FragmentLayout::Mma { .. }) && dtype.size_bytes() == 2;
-        let stmts = self.each_row(src, |slot| {
-            let address =
-                |col: Expr| self.element_address(dst, self.tile_base(dst), slot.row.clone(), &slot.row_low, col);
-            match pairs {
-                true => self.each_pair(src, slot, |pair| {
-                    let (low, high) = (register(pair.register.clone()), register(pair.register.clone() + 1));
-                    let word = Expr::call(Intrinsic::Pack2(dtype), [low, high]);
-                    vec![Stmt::Do {
-                        intrinsic: Intrinsic::StoreShared32,
-                        args: vec![address(pair.col.clone()), word],
-                    }]
-                }),
-                false => self.each_col(src, slot, |element| {
-                    let value = register(element.register.clone());
-                    vec![store_shared(dtype, address(element.col.clone()), value)]
-                }),
-            }
-        });
-        Op {
-            comment: None,
-            stmts,
-            accesses: vec![self.access(dst, Kind::Write)],
         }
     }
 
@@ -403,22 +274,22 @@ impl Cx<'_> {
         }
     }
 
-    fn dtype(&self, view: &View) -> DType {
+    pub(super) fn dtype(&self, view: &View) -> DType {
         self.program
             .tensor_dtype(view.param)
             .expect("a verified program has views of tensors only")
     }
 
-    fn pointer_name(&self, view: &View) -> String {
+    pub(super) fn pointer_name(&self, view: &View) -> String {
         self.program.param(view.param).name.clone()
     }
 
-    fn pointer(&self, view: &View) -> Expr {
+    pub(super) fn pointer(&self, view: &View) -> Expr {
         Expr::name(self.pointer_name(view))
     }
 
     /// An element offset, in 64 bits throughout.
-    fn wide(&self, e: &tile::Expr) -> Expr {
+    pub(super) fn wide(&self, e: &tile::Expr) -> Expr {
         use tile::{Binary, Expr as T, Unary};
         match e {
             T::Int(n) => Expr::Int(*n),
@@ -433,14 +304,6 @@ impl Cx<'_> {
             }
             narrow => self.scalar(narrow).cast(Ty::I64),
         }
-    }
-}
-
-/// `body` under a condition; without one where it is certain.
-fn when(cond: Expr, body: Vec<Stmt>) -> Stmt {
-    match cond {
-        Expr::Int(n) if n != 0 => Stmt::Scope { body },
-        cond => Stmt::If { cond, body },
     }
 }
 
@@ -463,20 +326,4 @@ fn copy_async(
             args: vec![to, pointer, index, Expr::name("there")],
         },
     ]
-}
-
-fn store_shared(dtype: DType, address: Expr, value: Expr) -> Stmt {
-    match dtype.size_bytes() {
-        2 => {
-            let element = Expr::call(Intrinsic::FromFloat(dtype), [value]);
-            Stmt::Do {
-                intrinsic: Intrinsic::StoreShared16,
-                args: vec![address, element],
-            }
-        }
-        _ => Stmt::Do {
-            intrinsic: Intrinsic::StoreSharedF32,
-            args: vec![address, value],
-        },
-    }
 }

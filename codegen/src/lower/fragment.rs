@@ -3,7 +3,7 @@
 use super::{Cx, LowerError};
 use crate::layout::FragmentLayout;
 use crate::schedule::Schedule;
-use crate::thread::{Expr, Stmt, Ty};
+use crate::thread::{Expr, Intrinsic, Stmt, Ty};
 use crate::tile::{self, Form, ReduceOp, Space, Tile, TileId, TileProgram};
 
 /// The layout of every fragment; `None` for shared tiles. A vector has the layout of the matrices whose rows it follows.
@@ -54,24 +54,31 @@ pub(super) fn needs_exchange(program: &TileProgram, schedule: &Schedule) -> bool
 
 fn mma_layout(program: &TileProgram, tile: &Tile, schedule: &Schedule) -> Result<FragmentLayout, LowerError> {
     let Schedule { warps_m, warps_n, .. } = *schedule;
+    let [tile_rows, tile_cols] = schedule.tensor_tile();
+    let (rows_each, cols_each) = (tile_rows * warps_m, tile_cols * warps_n);
     let cols = if tile.form == Form::Matrix {
         tile.cols
     } else {
-        8 * warps_n
+        cols_each
     };
-    if !tile.rows.is_multiple_of(16 * warps_m) || !cols.is_multiple_of(8 * warps_n) {
-        let rule = format!(
-            "rows must be a multiple of {}, columns of {}",
-            16 * warps_m,
-            8 * warps_n
-        );
+    if !tile.rows.is_multiple_of(rows_each) || !cols.is_multiple_of(cols_each) {
+        let rule = format!("rows must be a multiple of {rows_each}, columns of {cols_each}");
         return Err(fragment_error(program, tile, schedule, rule));
     }
-    Ok(FragmentLayout::Mma {
-        warps_m,
-        warps_n,
-        tiles_m: tile.rows / (16 * warps_m),
-        tiles_n: cols / (8 * warps_n),
+    let (tiles_m, tiles_n) = (tile.rows / rows_each, cols / cols_each);
+    Ok(match schedule.transposes() {
+        false => FragmentLayout::Mma {
+            warps_m,
+            warps_n,
+            tiles_m,
+            tiles_n,
+        },
+        true => FragmentLayout::MmaTransposed {
+            warps_m,
+            warps_n,
+            tiles_m,
+            tiles_n,
+        },
     })
 }
 
@@ -108,9 +115,10 @@ pub(super) struct RowSlot {
     pub row_low: Expr,
     /// The row's register in a row vector.
     pub vector: Expr,
-    /// First register of the row in a matrix of `cols` columns a thread.
+    /// The tile of the thread's that the row is in; for whole rows a warp, the row.
     tile_m: Expr,
-    half: Expr,
+    /// The row's first register within a tile of the tensor core.
+    within: Expr,
 }
 
 /// One element that a thread holds.
@@ -119,6 +127,59 @@ pub(super) struct Slot {
     pub col: Expr,
     /// The element's register in the matrix.
     pub register: Expr,
+}
+
+/// Four neighbours of a row, which a thread has after exchanges with others.
+pub(super) struct Four {
+    /// Logical column of the first.
+    pub col: Expr,
+}
+
+impl Four {
+    const REGISTERS: &str = "four";
+
+    /// The one in column `col + at`.
+    pub fn value(&self, at: usize) -> Expr {
+        Expr::register(Four::REGISTERS, at.into())
+    }
+}
+
+/// Lets the lanes that differ in the bit `mask` exchange halves of what they hold: the one without the bit ends with both
+/// lanes' `x`, the other with both lanes' `y`, each the lower lane's first, in registers `into`.
+fn exchange(into: &str, mask: i64, x: &[Expr], y: &[Expr]) -> Vec<Stmt> {
+    let low = || Expr::name("low");
+    let set = |at: usize, value: Expr| Stmt::Set {
+        name: into.to_string(),
+        at: at.into(),
+        value,
+    };
+    let count = x.len();
+    let mut body = vec![let_stmt(
+        Ty::Bool,
+        "low",
+        Expr::name("lane").bit_and(mask).equals(Expr::Int(0)),
+    )];
+    for (i, (x, y)) in x.iter().zip(y).enumerate() {
+        let given = low().select(y.clone(), x.clone());
+        let got = || Expr::name("got");
+        body.push(Stmt::Scope {
+            body: vec![
+                let_stmt(
+                    Ty::F32,
+                    "got",
+                    Expr::call(Intrinsic::ShuffleXor, [given, Expr::Int(mask)]),
+                ),
+                set(i, low().select(x.clone(), got())),
+                set(count + i, low().select(got(), y.clone())),
+            ],
+        });
+    }
+    let registers = Stmt::Array {
+        ty: Ty::F32,
+        name: into.to_string(),
+        len: 2 * count,
+    };
+    vec![registers, Stmt::Scope { body }]
 }
 
 /// A fully unrolled loop over `count` values of `var`; no loop where there is but one.
@@ -196,7 +257,7 @@ impl Cx<'_> {
             .0
             .iter()
             .flatten()
-            .any(|layout| matches!(layout, FragmentLayout::Mma { .. }))
+            .any(|layout| !matches!(layout, FragmentLayout::Rows { .. }))
     }
 
     /// Unrolled loops over the rows of a fragment or vector.
@@ -210,7 +271,19 @@ impl Cx<'_> {
                         row_low: low,
                         vector: mt.clone() * 2 + half.clone(),
                         tile_m: mt,
-                        half,
+                        within: half * 2,
+                    })
+                })
+            }),
+            FragmentLayout::MmaTransposed { tiles_m, .. } => unrolled("mt", tiles_m, |mt| {
+                unrolled("odd", 2, |odd| {
+                    let low = Expr::name("lane").bit_and(3) * 2 + odd.clone();
+                    body(&RowSlot {
+                        row: Expr::name("warp_m") * (8 * tiles_m) + mt.clone() * 8 + low.clone(),
+                        row_low: low,
+                        vector: mt.clone() * 2 + odd.clone(),
+                        tile_m: mt,
+                        within: odd,
                     })
                 })
             }),
@@ -221,7 +294,7 @@ impl Cx<'_> {
                     row,
                     vector: i.clone(),
                     tile_m: i,
-                    half: Expr::Int(0),
+                    within: Expr::Int(0),
                 })
             }),
         }
@@ -238,6 +311,15 @@ impl Cx<'_> {
                     })
                 })
             }),
+            FragmentLayout::MmaTransposed { tiles_n, .. } => unrolled("nt", tiles_n, |nt| {
+                unrolled("half", 2, |half| {
+                    let low = half.clone() * 8 + Expr::name("lane").shift_right(2);
+                    body(&Slot {
+                        col: Expr::name("warp_n") * (16 * tiles_n) + nt.clone() * 16 + low,
+                        register: (row.tile_m.clone() * tiles_n + nt) * 4 + half * 2 + row.within.clone(),
+                    })
+                })
+            }),
             FragmentLayout::Rows { cols, .. } => unrolled("j", cols, |j| {
                 body(&Slot {
                     col: Expr::name("lane") + j.clone() * 32,
@@ -247,29 +329,118 @@ impl Cx<'_> {
         }
     }
 
-    /// Unrolled loops over the pairs of adjacent columns of one row, for the tensor core's layout; the slot is the first of
-    /// the pair.
+    /// Unrolled loops over the pairs of adjacent columns of one row, for the tensor core's layout that has them
+    /// ([`Cx::has_pairs`]); the slot is the first of the pair.
     pub(super) fn each_pair(&self, tile: TileId, row: &RowSlot, body: impl FnOnce(&Slot) -> Vec<Stmt>) -> Vec<Stmt> {
         let FragmentLayout::Mma { tiles_n, .. } = self.fragments.layout(tile) else {
-            unreachable!("pairs of columns are asked for in the tensor core's layout only");
+            unreachable!("pairs of columns are asked for where there are some");
         };
         unrolled("nt", tiles_n, |nt| {
             body(&Slot {
                 col: Expr::name("warp_n") * (8 * tiles_n) + nt.clone() * 8 + Expr::name("lane").bit_and(3) * 2,
-                register: (row.tile_m.clone() * tiles_n + nt) * 4 + row.half.clone() * 2,
+                register: (row.tile_m.clone() * tiles_n + nt) * 4 + row.within.clone(),
             })
         })
     }
 
+    /// Whether lanes can exchange what they hold for four neighbours each: [`Cx::each_four`].
+    pub(super) fn has_fours(&self, tile: TileId) -> bool {
+        match self.fragments.layout(tile) {
+            FragmentLayout::Mma { tiles_n, .. } => tiles_n.is_multiple_of(2),
+            FragmentLayout::MmaTransposed { .. } => true,
+            FragmentLayout::Rows { .. } => false,
+        }
+    }
+
+    /// Unrolled loops over the rows of which a thread has fours.
+    pub(super) fn each_row_of_fours(&self, tile: TileId, body: impl FnOnce(&RowSlot) -> Vec<Stmt>) -> Vec<Stmt> {
+        let FragmentLayout::MmaTransposed { tiles_m, .. } = self.fragments.layout(tile) else {
+            return self.each_row(tile, body);
+        };
+        // Of its two rows of a tile a lane keeps the first, its neighbour in the columns the second.
+        let odd = Expr::name("lane").shift_right(2).bit_and(1);
+        unrolled("mt", tiles_m, |mt| {
+            let low = Expr::name("lane").bit_and(3) * 2 + odd.clone();
+            body(&RowSlot {
+                row: Expr::name("warp_m") * (8 * tiles_m) + mt.clone() * 8 + low.clone(),
+                row_low: low,
+                vector: mt.clone() * 2 + odd,
+                tile_m: mt,
+                within: Expr::Int(0),
+            })
+        })
+    }
+
+    /// Unrolled loops over the fours of a row of [`Cx::each_row_of_fours`]. All lanes must come here.
+    pub(super) fn each_four(&self, tile: TileId, row: &RowSlot, body: impl FnOnce(Four) -> Vec<Stmt>) -> Vec<Stmt> {
+        let lane = || Expr::name("lane");
+        let register = |nt: Expr, tiles_n: usize, at: usize| {
+            let first = (row.tile_m.clone() * tiles_n + nt) * 4 + row.within.clone();
+            Expr::register(self.tile_name(tile), first + at)
+        };
+        match self.fragments.layout(tile) {
+            FragmentLayout::Mma { tiles_n, .. } => unrolled("np", tiles_n / 2, |np| {
+                let pair = |nt: Expr| [0, 1].map(|at| register(nt.clone(), tiles_n, at));
+                let mut out = exchange(Four::REGISTERS, 1, &pair(np.clone() * 2), &pair(np.clone() * 2 + 1));
+                let within = lane().bit_and(1) * 8 + lane().shift_right(1).bit_and(1) * 4;
+                out.extend(body(Four {
+                    col: Expr::name("warp_n") * (8 * tiles_n) + np * 16 + within,
+                }));
+                out
+            }),
+            FragmentLayout::MmaTransposed { tiles_n, .. } => unrolled("nt", tiles_n, |nt| {
+                let one = |at: usize| [register(nt.clone(), tiles_n, at)];
+                let pair = |name: &str| [0, 1].map(|at| Expr::register(name, Expr::Int(at)));
+                let mut out = exchange("first", 4, &one(0), &one(1));
+                out.extend(exchange("second", 4, &one(2), &one(3)));
+                out.extend(exchange(Four::REGISTERS, 8, &pair("first"), &pair("second")));
+                let within = lane().shift_right(3).bit_and(1) * 8 + lane().shift_right(4).bit_and(1) * 4;
+                out.extend(body(Four {
+                    col: Expr::name("warp_n") * (16 * tiles_n) + nt * 16 + within,
+                }));
+                out
+            }),
+            FragmentLayout::Rows { .. } => unreachable!("fours are asked for where there are some"),
+        }
+    }
+
+    /// Whether a thread has neighbours of a row in neighbouring registers.
+    pub(super) fn has_pairs(&self, tile: TileId) -> bool {
+        matches!(self.fragments.layout(tile), FragmentLayout::Mma { .. })
+    }
+
+    /// The bits of the lane's number in which the owners of a row's columns differ.
+    pub(super) fn lanes_of_a_row(&self, tile: TileId) -> i64 {
+        match self.fragments.layout(tile) {
+            FragmentLayout::Mma { .. } => 0b00011,
+            FragmentLayout::MmaTransposed { .. } => 0b11100,
+            FragmentLayout::Rows { .. } => 0b11111,
+        }
+    }
+
+    /// Warps that have columns of the same row.
+    pub(super) fn warps_of_a_row(&self, tile: TileId) -> usize {
+        match self.fragments.layout(tile) {
+            FragmentLayout::Mma { warps_n, .. } | FragmentLayout::MmaTransposed { warps_n, .. } => warps_n,
+            FragmentLayout::Rows { .. } => 1,
+        }
+    }
+
+    /// The condition that holds for one lane of each warp that has columns of a row.
+    pub(super) fn first_lane(&self, tile: TileId) -> Expr {
+        let lane = match self.lanes_of_a_row(tile) {
+            0b11111 => Expr::name("lane"),
+            bits => Expr::name("lane").bit_and(bits),
+        };
+        lane.equals(Expr::Int(0))
+    }
+
     /// The condition that holds for one owner of each row.
     pub(super) fn row_owner(&self, tile: TileId) -> Expr {
-        match self.fragments.layout(tile) {
-            FragmentLayout::Mma { warps_n: 1, .. } => Expr::name("lane").bit_and(3).equals(Expr::Int(0)),
-            FragmentLayout::Mma { .. } => Expr::name("lane")
-                .bit_and(3)
-                .equals(Expr::Int(0))
-                .and(Expr::name("warp_n").equals(Expr::Int(0))),
-            FragmentLayout::Rows { .. } => Expr::name("lane").equals(Expr::Int(0)),
+        let first = self.first_lane(tile);
+        match self.warps_of_a_row(tile) {
+            1 => first,
+            _ => first.and(Expr::name("warp_n").equals(Expr::Int(0))),
         }
     }
 }

@@ -87,8 +87,10 @@ impl Cx<'_> {
     }
 
     pub(super) fn gemm(&self, [acc, a, b]: [TileId; 3], a_start: &tile::Expr, layout: BLayout, b_cols: &Columns) -> Op {
-        let FragmentLayout::Mma { tiles_m, tiles_n, .. } = self.fragments.layout(acc) else {
-            unreachable!("a program with a gemm has its fragments in the tensor core's layout");
+        let (transposed, tiles_m, tiles_n) = match self.fragments.layout(acc) {
+            FragmentLayout::Mma { tiles_m, tiles_n, .. } => (false, tiles_m, tiles_n),
+            FragmentLayout::MmaTransposed { tiles_m, tiles_n, .. } => (true, tiles_m, tiles_n),
+            FragmentLayout::Rows { .. } => unreachable!("a program with a gemm has fragments as the tensor core has"),
         };
         let dtype = self.program.tile(a).dtype;
         let gemm = Gemm {
@@ -103,10 +105,10 @@ impl Cx<'_> {
             tiles_n,
             dtype,
         };
-        let stmts = if dtype == DType::F32 {
-            self.multiply_add(&gemm)
-        } else {
-            self.tensor_core(&gemm)
+        let stmts = match (dtype, transposed) {
+            (DType::F32, _) => self.multiply_add(&gemm),
+            (_, false) => self.tensor_core(&gemm),
+            (_, true) => self.tensor_core_transposed(&gemm),
         };
         Op {
             comment: None,
@@ -141,17 +143,21 @@ impl Cx<'_> {
         out.push(let_stmt(Ty::I32, "b_row", row));
         out.push(let_stmt(Ty::I32, "b_chunk", chunk));
         let mut body = vec![array("a_regs", gemm.tiles_m * 4)];
-        body.extend(unrolled("mt", gemm.tiles_m, |mt| vec![self.load_a(gemm, mt)]));
+        body.extend(unrolled("mt", gemm.tiles_m, |mt| {
+            let address = self.a_address(gemm, mt.clone() * 16);
+            vec![load_matrix(Intrinsic::LoadMatrix4, "a_regs", mt * 4, address)]
+        }));
         body.push(array("b_regs", 4));
+        let product = |mt: &Expr, nt: Expr, b_at: i64| {
+            let acc = (mt.clone() * gemm.tiles_n + nt) * 4;
+            self.mma(gemm, acc, ("a_regs", mt.clone() * 4), ("b_regs", Expr::Int(b_at)))
+        };
         let pairs = gemm.tiles_n / 2;
         if pairs > 0 {
             body.extend(unrolled("np", pairs, |np| {
                 let mut inner = vec![self.load_b(gemm, np.clone() * 2, true)];
                 inner.extend(unrolled("mt", gemm.tiles_m, |mt| {
-                    vec![
-                        self.mma(gemm, &mt, np.clone() * 2, 0),
-                        self.mma(gemm, &mt, np * 2 + 1, 2),
-                    ]
+                    vec![product(&mt, np.clone() * 2, 0), product(&mt, np * 2 + 1, 2)]
                 }));
                 inner
             }));
@@ -159,23 +165,81 @@ impl Cx<'_> {
         if gemm.tiles_n % 2 == 1 {
             let last = || Expr::from(gemm.tiles_n - 1);
             body.push(self.load_b(gemm, last(), false));
-            body.extend(unrolled("mt", gemm.tiles_m, |mt| vec![self.mma(gemm, &mt, last(), 0)]));
+            body.extend(unrolled("mt", gemm.tiles_m, |mt| vec![product(&mt, last(), 0)]));
         }
         out.push(counted("k", depth, DEPTH_UNROLL.min(depth as u32), body));
         out
     }
 
-    fn load_a(&self, gemm: &Gemm, mt: Expr) -> Stmt {
-        let row = Expr::name("a_row") + mt.clone() * 16;
+    /// The transposed product: b is the side of 16 rows, a that of 8 columns.
+    fn tensor_core_transposed(&self, gemm: &Gemm) -> Vec<Stmt> {
+        let lane = || Expr::name("lane");
+        let (row, chunk) = match gemm.layout {
+            BLayout::Nk => (
+                Expr::name("warp_n") * (16 * gemm.tiles_n) + lane().bit_and(15),
+                lane().shift_right(4),
+            ),
+            BLayout::Kn => (
+                lane().bit_and(7) + lane().shift_right(4) * 8,
+                Expr::name("warp_n") * (2 * gemm.tiles_n) + lane().shift_right(3).bit_and(1),
+            ),
+        };
+        let a_row = Expr::name("warp_m") * (8 * gemm.tiles_m) + lane().bit_and(7);
+        let mut out = vec![
+            let_stmt(Ty::I32, "a_row", a_row),
+            let_stmt(Ty::I32, "a_chunk", lane().shift_right(3).bit_and(1)),
+            let_stmt(Ty::I32, "b_row", row),
+            let_stmt(Ty::I32, "b_chunk", chunk),
+        ];
+        let mut body = vec![array("a_regs", gemm.tiles_m * 2)];
+        body.extend(unrolled("mt", gemm.tiles_m, |mt| {
+            let address = self.a_address(gemm, mt.clone() * 8);
+            vec![load_matrix(Intrinsic::LoadMatrix2, "a_regs", mt * 2, address)]
+        }));
+        body.push(array("b_regs", 4));
+        body.extend(unrolled("nt", gemm.tiles_n, |nt| {
+            let (address, intrinsic) = match gemm.layout {
+                BLayout::Nk => (self.b_address(gemm, nt.clone() * 16, 0.into()), Intrinsic::LoadMatrix4),
+                BLayout::Kn => (
+                    self.b_address(gemm, 0.into(), nt.clone() * 2),
+                    Intrinsic::LoadMatrix4Transposed,
+                ),
+            };
+            let mut inner = vec![load_matrix(intrinsic, "b_regs", 0.into(), address)];
+            inner.extend(unrolled("mt", gemm.tiles_m, |mt| {
+                let acc = (mt.clone() * gemm.tiles_n + nt) * 4;
+                vec![self.mma(gemm, acc, ("b_regs", 0.into()), ("a_regs", mt * 2))]
+            }));
+            inner
+        }));
+        let depth = gemm.depth / DEPTH;
+        out.push(counted("k", depth, DEPTH_UNROLL.min(depth as u32), body));
+        out
+    }
+
+    /// What `ldmatrix` reads of a in step k, `rows` below the first.
+    fn a_address(&self, gemm: &Gemm, rows: Expr) -> Expr {
         // k * 2 is even and a_chunk 0 or 1: XOR for + lets the part that varies with k be a constant.
         let chunk = (Expr::name("k") * 2).xor(Expr::name("a_chunk"));
         let low = Expr::name("lane").bit_and(7);
         let (base, first) = self.first_chunk(gemm);
-        let address = self.chunk_address(gemm.a, base, row, &low, chunk + first);
-        Stmt::Do {
-            intrinsic: Intrinsic::LoadMatrix4,
-            args: vec![Expr::Array("a_regs".to_string()), mt * 4, address],
-        }
+        self.chunk_address(gemm.a, base, Expr::name("a_row") + rows, &low, chunk + first)
+    }
+
+    /// What `ldmatrix` reads of b in step k, so many rows (Nk) or chunks (Kn) beyond the first.
+    fn b_address(&self, gemm: &Gemm, rows: Expr, chunks: Expr) -> Expr {
+        let low = Expr::name("lane").bit_and(7);
+        let (row, chunk) = match gemm.layout {
+            BLayout::Nk => (
+                Expr::name("b_row") + rows,
+                (Expr::name("k") * 2).xor(Expr::name("b_chunk")),
+            ),
+            BLayout::Kn => (
+                Expr::name("b_row") + Expr::name("k") * DEPTH,
+                Expr::name("b_chunk") + chunks,
+            ),
+        };
+        self.chunk_address(gemm.b, self.tile_base(gemm.b), row, &low, chunk + gemm.b_cols.start / 8)
     }
 
     /// Where the columns of a that are used begin: an address, and chunks after it. A start that leaves alone the bits of
@@ -192,44 +256,31 @@ impl Cx<'_> {
 
     /// The b registers of n-tile `nt` and, where `pair`, the next.
     fn load_b(&self, gemm: &Gemm, nt: Expr, pair: bool) -> Stmt {
-        let low = Expr::name("lane").bit_and(7);
-        let (row, chunk, transposed) = match gemm.layout {
-            BLayout::Nk => (
-                Expr::name("b_row") + nt * 8,
-                (Expr::name("k") * 2).xor(Expr::name("b_chunk")) + gemm.b_cols.start / 8,
-                false,
-            ),
-            BLayout::Kn => (
-                Expr::name("b_row") + Expr::name("k") * DEPTH,
-                Expr::name("b_chunk") + nt + gemm.b_cols.start / 8,
-                true,
-            ),
+        let (address, transposed) = match gemm.layout {
+            BLayout::Nk => (self.b_address(gemm, nt * 8, 0.into()), false),
+            BLayout::Kn => (self.b_address(gemm, 0.into(), nt), true),
         };
-        let address = self.chunk_address(gemm.b, self.tile_base(gemm.b), row, &low, chunk);
         let intrinsic = match (pair, transposed) {
             (true, false) => Intrinsic::LoadMatrix4,
             (true, true) => Intrinsic::LoadMatrix4Transposed,
             (false, false) => Intrinsic::LoadMatrix2,
             (false, true) => Intrinsic::LoadMatrix2Transposed,
         };
-        Stmt::Do {
-            intrinsic,
-            args: vec![Expr::Array("b_regs".to_string()), Expr::Int(0), address],
-        }
+        load_matrix(intrinsic, "b_regs", 0.into(), address)
     }
 
-    fn mma(&self, gemm: &Gemm, mt: &Expr, nt: Expr, b_at: i64) -> Stmt {
-        let acc = (mt.clone() * gemm.tiles_n + nt) * 4;
+    /// One product: the accumulators at `acc`, the registers of the side of 16 and those of the side of 8.
+    fn mma(&self, gemm: &Gemm, acc: Expr, (rows, rows_at): (&str, Expr), (cols, cols_at): (&str, Expr)) -> Stmt {
         let array = |name: &str| Expr::Array(name.to_string());
         Stmt::Do {
             intrinsic: Intrinsic::Mma(gemm.dtype),
             args: vec![
                 array(self.tile_name(gemm.acc)),
                 acc,
-                array("a_regs"),
-                mt.clone() * 4,
-                array("b_regs"),
-                Expr::Int(b_at),
+                array(rows),
+                rows_at,
+                array(cols),
+                cols_at,
             ],
         }
     }
@@ -269,5 +320,12 @@ fn array(name: &str, len: usize) -> Stmt {
         ty: Ty::U32,
         name: name.to_string(),
         len,
+    }
+}
+
+fn load_matrix(intrinsic: Intrinsic, registers: &str, at: Expr, address: Expr) -> Stmt {
+    Stmt::Do {
+        intrinsic,
+        args: vec![Expr::Array(registers.to_string()), at, address],
     }
 }

@@ -11,6 +11,7 @@ mod pipeline;
 mod rowwise;
 mod scalar;
 mod shared;
+mod store;
 mod sync;
 
 use crate::schedule::Schedule;

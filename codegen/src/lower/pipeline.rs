@@ -66,10 +66,15 @@ impl Cx<'_> {
             )));
         }
         self.body(rest, &mut inner);
+        let staged = loads
+            .iter()
+            .filter_map(loaded_tile)
+            .map(|tile| self.shared.placed(tile).offset);
         items.push(Item::Loop {
             var: self.var_name(var).to_string(),
             start,
             end,
+            staged: staged.collect(),
             body: inner,
         });
     }

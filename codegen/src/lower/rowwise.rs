@@ -4,7 +4,6 @@ use super::Cx;
 use super::fragment::{RowSlot, Slot as ElementSlot, let_stmt, unrolled};
 use super::scalar::Element;
 use super::sync::{Access, Kind, Op, Slot};
-use crate::layout::FragmentLayout;
 use crate::thread::{Binary, Expr, Intrinsic, Stmt, Ty};
 use crate::tile::{self, Form, Pairing, ReduceOp, TileId};
 
@@ -100,13 +99,11 @@ impl Cx<'_> {
             };
             set(into, row.vector.clone(), value)
         };
-        let (masks, warps): (&[i64], usize) = match self.fragments.layout(dst) {
-            FragmentLayout::Mma { warps_n, .. } => (&[1, 2], warps_n),
-            FragmentLayout::Rows { .. } => (&[16, 8, 4, 2, 1], 1),
-        };
+        let lanes = self.lanes_of_a_row(dst);
+        let warps = self.warps_of_a_row(dst);
         let in_warp = |row: &RowSlot, last: Stmt| {
             let mut body = begin(row);
-            body.extend(masks.iter().map(|&mask| {
+            body.extend((0..5).map(|bit| 1 << bit).filter(|mask| lanes & mask != 0).map(|mask| {
                 let other = Expr::call(Intrinsic::ShuffleXor, [reduced(), Expr::Int(mask)]);
                 set("reduced", Expr::Int(0), combine(op, reduced(), other))
             }));
@@ -127,11 +124,10 @@ impl Cx<'_> {
                 intrinsic: Intrinsic::StoreSharedF32,
                 args,
             };
-            let one = Expr::name("lane").bit_and(3).equals(Expr::Int(0));
             in_warp(
                 row,
                 Stmt::If {
-                    cond: one,
+                    cond: self.first_lane(dst),
                     body: vec![store],
                 },
             )

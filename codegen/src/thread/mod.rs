@@ -71,6 +71,8 @@ pub enum Intrinsic {
     StoreGlobalF32x2,
     /// Two adjacent 16-bit elements, packed, to device memory, 4-byte aligned: (pointer, index, word).
     StoreGlobal16x2,
+    /// Four adjacent 16-bit elements, packed in two words, to device memory, 8-byte aligned: (pointer, index, low, high).
+    StoreGlobal16x4,
     /// Asynchronous copy of `bytes` (4, 8 or 16) from device to shared memory: (address, pointer, index, bytes that are
     /// there; the rest becomes zero).
     CopyAsync(DType, u8),

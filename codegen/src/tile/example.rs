@@ -42,6 +42,8 @@ pub(super) const L: TileId = TileId(14);
 
 pub(super) const LEN: VarId = VarId(0);
 pub(super) const TILE: VarId = VarId(1);
+pub(super) const TOTAL: VarId = VarId(2);
+pub(super) const SEQUENCE: VarId = VarId(3);
 
 const HEADS: usize = 4;
 
@@ -55,6 +57,7 @@ pub(super) mod at {
     pub(in crate::tile) const FOR: usize = 12;
     pub(in crate::tile) const FINISH: usize = 13;
     pub(in crate::tile) const STORE: usize = 15;
+    pub(in crate::tile) const TOTAL: usize = 16;
     // Within the loop.
     pub(in crate::tile) const LOAD_KV: usize = 0;
     pub(in crate::tile) const GEMM_S: usize = 2;
@@ -91,7 +94,7 @@ pub(crate) fn attention() -> TileProgram {
             vector("part", rows, Form::RowPartial),
             vector("l", rows, Form::RowVector),
         ],
-        vars: vec!["len".to_string(), "t".to_string()],
+        vars: ["len", "t", "total", "b"].map(str::to_string).into(),
         body: body(rows, tokens, d_latent, d_rope),
     }
 }
@@ -175,6 +178,12 @@ fn body(rows: usize, tokens: usize, d_latent: usize, d_rope: usize) -> Vec<Stmt>
             },
             src: O,
             cols: 0..d_latent,
+        },
+        Stmt::Sum {
+            var: TOTAL,
+            index: SEQUENCE,
+            count: B.into(),
+            value: Expr::Load(KV_LEN, Box::new(SEQUENCE.into())),
         },
     ]
 }

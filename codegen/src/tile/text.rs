@@ -443,6 +443,7 @@ tile_program mla_tiny(q: bf16 read, cache: bf16 read, block_table: i32 read, kv_
   finish l <- part
   map o <- o / max(l, 1e-30)
   store out[block.y*(T*4)*32..] strided(rows block.x*16.. < T*4, row 32), cols 0.. < 32, align 8, where limit > 0 <- o[:, 0..32]
+  let total = sum b in 0..B: kv_len[b]
 ";
         assert_eq!(attention().to_string(), expected);
     }

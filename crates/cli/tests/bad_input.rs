@@ -252,6 +252,7 @@ fn a_config_that_does_not_fit_its_weights() {
 fn flags_that_cannot_be() {
     let case = Case::new();
     case.refused(&["--page-size", "0"], &["--page-size"]);
+    case.refused(&["--splits", "fixed:0"], &["fixed:0", "balanced", "fixed:TOKENS"]);
     case.refused(&["--device", "tpu"], &["tpu", "reference:f64"]);
     case.refused(&["--device", "sim:sm_70"], &["sm_70", "sm_80"]);
     case.refused(&["--device", "sim,checked"], &["sim,checked", "sim:ARCH"]);

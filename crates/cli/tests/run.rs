@@ -42,8 +42,9 @@ fn names(json: &Value) -> Vec<String> {
 fn every_device_type_and_plan_meets_the_expected_outputs() {
     let dir = tempfile::tempdir().unwrap();
     let (io, out) = (example_io(), dir.path().join("out.safetensors"));
-    let cases: [&[&str]; 7] = [
+    let cases: [&[&str]; 8] = [
         &[],
+        &["--splits", "fixed:16", "--dtype", "f32"],
         &["--plan", "unfused"],
         &["--dtype", "f16", "--page-size", "5"],
         &["--dtype", "f32"],

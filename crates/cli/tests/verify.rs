@@ -86,8 +86,9 @@ fn the_printed_command_repeats_the_worst_case() {
 
 #[test]
 fn a_model_is_verified_in_its_own_sizes_under_both_plans() {
-    for plan in ["fused", "unfused"] {
-        let json = timeless(&["verify", "--model", SMALL, "--cases", "6", "--plan", plan]);
+    for (plan, splits) in [("fused", "balanced"), ("unfused", "balanced"), ("fused", "fixed:24")] {
+        let flags = ["--cases", "6", "--plan", plan, "--splits", splits];
+        let json = timeless(&[&["verify", "--model", SMALL][..], &flags].concat());
         assert_eq!(json["plan"].as_str(), Some(plan));
         let repeat = json["worst"]["repeat"].as_str().unwrap();
         assert!(
@@ -95,6 +96,7 @@ fn a_model_is_verified_in_its_own_sizes_under_both_plans() {
             "{repeat}"
         );
         assert_eq!(repeat.contains("--plan unfused"), plan == "unfused");
+        assert_eq!(repeat.contains("--splits fixed:24"), splits == "fixed:24");
     }
 }
 

@@ -8,7 +8,7 @@ use mlafuse_ir::graph::{Graph, Op};
 use mlafuse_ir::interp::{InterpError, Real, Value, interpret};
 use mlafuse_ir::layer::{LayerOptions, build_layer};
 use mlafuse_ir::presets::preset;
-use mlafuse_ir::rewrite::{Machine, Outcome, Rewritten, Rule, rewrite, rewrite_with};
+use mlafuse_ir::rewrite::{Machine, Outcome, Rewritten, rewrite, rewrite_weights};
 use mlafuse_ir::size::{Dims, Symbol};
 use mlafuse_ir::text::parse;
 use mlafuse_ir::verify::verify;
@@ -185,7 +185,7 @@ fn absorbed(graph: &Graph) -> Graph {
 /// As for launches of `tokens` new tokens, of 4096: first the weights' form, which is one for all launches, then the rest.
 fn prepared(graph: &Graph, tokens: usize) -> [Rewritten; 2] {
     let machine = Machine::default();
-    let weights = rewrite_with(graph, &decode_dims(), &machine, &Rule::LOAD).unwrap();
+    let weights = rewrite_weights(graph, &machine).unwrap();
     let dims = decode_dims().with(Symbol::T, tokens);
     let launch = rewrite(&weights.graph, &dims, &machine).unwrap();
     [weights, launch]
@@ -303,6 +303,20 @@ fn prepared_weights_leave_seven_kernels_and_still_absorb() {
     assert_eq!(kernels(&decode), 7, "{}", decode.to_text());
     let [_, prefill] = prepared(&graph, 4096);
     assert_eq!(applied(&prefill), Vec::<&str>::new(), "{}", prefill.to_text());
+}
+
+#[test]
+fn the_scale_of_a_latent_goes_into_its_gain() {
+    let mut cfg = preset("deepseek-v3").unwrap();
+    cfg.q_latent_scale = 1.25;
+    let graph = build_layer(&cfg, &LayerOptions::default()).unwrap();
+    let [weights, _] = prepared(&graph, 1);
+    let changes = applied(&weights);
+    assert!(
+        changes.contains(&"1.25, the factor of c_q_scaled, goes into g_q"),
+        "{changes:?}"
+    );
+    assert!(weights.graph.to_string().contains("inv_rms"), "{}", weights.to_text());
 }
 
 #[test]

@@ -126,11 +126,11 @@ const ARITHMETIC: Machine = Machine {
     launch_s: 0.0,
 };
 
-/// The rules of the steps that a graph takes, of x \[64, 8\], V \[16, 8\] and W \[16, 16\].
+/// The rules of the steps that a graph takes, of x \[64, 16\], V \[8, 16\] and W \[8, 8\].
 fn steps(body: &str) -> Vec<&'static str> {
     let graph = parse(&format!(
-        "graph g {{ %x = input \"x\" : f32[64, 8] %r = input \"r\" : f32[64] %v = input \"v\" : f32[16, 8]
-         %w = input \"w\" : f32[16, 16] {body} output \"y\" %y }}"
+        "graph g {{ %x = input \"x\" : f32[64, 16] %r = input \"r\" : f32[64] %v = input \"v\" : f32[8, 16]
+         %w = input \"w\" : f32[8, 8] {body} output \"y\" %y }}"
     ))
     .unwrap();
     let rewritten = rewrite_with(&graph, &Dims::new(), &ARITHMETIC, &Rule::LAUNCH).unwrap();
@@ -141,18 +141,21 @@ fn steps(body: &str) -> Vec<&'static str> {
 #[test]
 fn what_stands_in_the_way_moves_first() {
     let [a, y] = [
-        "%a = einsum \"t d, q d -> t q\" %x, %v : f32[64, 16]",
-        "%y = einsum \"t q, r q -> t r\" %s, %w : f32[64, 16]",
+        "%a = einsum \"t d, q d -> t q\" %x, %v : f32[64, 8]",
+        "%y = einsum \"t q, r q -> t r\" %s, %w : f32[64, 8]",
     ];
-    // V·W first is the cheaper association; moving a factor behind W, for itself, gains nothing.
+    // V·W first is the cheaper association. Moving a row factor behind W gains nothing by itself.
     let plain = format!("{a} {}", y.replace("%s", "%a"));
     assert_eq!(steps(&plain), ["reassociate"]);
     for factor in ["scale factor=2.0 %a", "scale_rows %a, %r"] {
-        let rules = steps(&format!("{a} %s = {factor} : f32[64, 16] {y}"));
-        assert_eq!(rules, ["move_factor", "reassociate"], "{factor}");
+        let rules = steps(&format!("{a} %s = {factor} : f32[64, 8] {y}"));
+        assert!(
+            rules.starts_with(&["move_factor", "reassociate"]),
+            "{factor}: {rules:?}"
+        );
     }
     let rules = steps(&format!(
-        "{a} %c = cast %a : f32[64, 16] %s = scale factor=2.0 %c : f32[64, 16] {y}"
+        "{a} %c = cast %a : f32[64, 8] %s = scale factor=2.0 %c : f32[64, 8] {y}"
     ));
     assert!(
         rules.contains(&"drop_cast") && rules.contains(&"reassociate"),

@@ -78,8 +78,11 @@ pub struct DecodeAttention {
     device: Arc<dyn Device>,
     splits: Splits,
     /// By the B, T and S that they were made for, and whether rows are 16-byte aligned.
-    executables: Mutex<BTreeMap<([usize; 3], bool), Arc<Executable>>>,
+    executables: Mutex<BTreeMap<Class, Arc<Executable>>>,
 }
+
+/// What launches that share kernels have in common.
+type Class = ([usize; 3], bool);
 
 const LSE: &str = "lse_of_splits";
 

@@ -8,7 +8,7 @@ use mlafuse_ir::graph::Graph;
 use mlafuse_ir::layer::{self, build_layer};
 use mlafuse_ir::plan::{Plan, fused, unfused};
 use mlafuse_ir::prepare::{Prepared, prepare};
-use mlafuse_ir::rewrite::{Machine, RewriteError, Rewritten, rewrite};
+use mlafuse_ir::rewrite::{Machine, RewriteError, Rewritten, Rule, rewrite, rewrite_with};
 use mlafuse_ir::size::{Dims, Symbol};
 use mlafuse_ir::target::Target;
 use mlafuse_runtime::Device;
@@ -61,8 +61,6 @@ impl FromStr for PlanKind {
 /// A layer's plan, and how it came about.
 #[derive(Clone, Debug)]
 pub struct LayerPlan {
-    /// What the launches are to compute: [`PreparedLayer::prepared`].
-    pub graph: Graph,
     /// The graph that was planned, and each rewrite that was made, rejected or refused.
     pub rewritten: Rewritten,
     /// Kernels and buffers.
@@ -155,7 +153,7 @@ impl PreparedLayer {
     /// # Errors
     /// Where the graph is not sound.
     pub fn new(graph: &Graph, machine: &Machine) -> Result<PreparedLayer, Error> {
-        let rewritten = at_load(graph);
+        let rewritten = at_load(graph, machine)?;
         let prepared = prepare(&rewritten.graph).map_err(RewriteError::from)?;
         Ok(PreparedLayer {
             graph: graph.clone(),
@@ -170,24 +168,33 @@ impl PreparedLayer {
     /// # Errors
     /// Where `dims` lacks a symbol.
     pub fn rewritten(&self, dims: &Dims) -> Result<Rewritten, Error> {
-        rewritten(&self.prepared.graph, dims, &self.machine)
+        let _span = tracing::info_span!("rewrite", graph = %self.graph.name).entered();
+        Ok(rewrite(&self.prepared.graph, dims, &self.machine)?)
     }
 
-    /// A plan of what is left to compute, for launches of the sizes in `dims` (of [`launch_dims`]).
+    /// The steps at load and then those of `launch` (of [`PreparedLayer::rewritten`]) as comment lines, and its graph: a text
+    /// that [`mlafuse_ir::text::parse()`] reads.
+    pub fn to_text(&self, launch: &Rewritten) -> String {
+        let (load, launch) = (self.rewritten.comments(), launch.to_text());
+        format!("# when the weights are loaded:\n{load}# in each launch of these sizes:\n{launch}")
+    }
+
+    /// A plan of what is left to compute, for launches of the sizes in `dims` (of [`launch_dims`]); both kinds of plan are of the
+    /// same graph.
     ///
     /// # Errors
     /// Where `dims` lacks a symbol.
     pub fn plan(&self, kind: PlanKind, dims: &Dims) -> Result<LayerPlan, Error> {
-        plan_launch(&self.prepared.graph, kind, dims, &self.machine)
+        let rewritten = self.rewritten(dims)?;
+        let plan = planned(&rewritten.graph, kind)?;
+        Ok(LayerPlan { rewritten, plan })
     }
 }
 
-/// What is rewritten once, whatever the launch.
-fn at_load(graph: &Graph) -> Rewritten {
-    Rewritten {
-        graph: graph.clone(),
-        steps: Vec::new(),
-    }
+/// What is rewritten once, whatever the launch. One new token on 4,096 cached ones says what pays.
+fn at_load(graph: &Graph, machine: &Machine) -> Result<Rewritten, Error> {
+    let _span = tracing::info_span!("rewrite_at_load", graph = %graph.name).entered();
+    Ok(rewrite_with(graph, &launch_dims(1, 1, 4096, 64), machine, &Rule::LOAD)?)
 }
 
 /// Rewrites and plans `graph` (of [`layer_graph`]) for launches of the sizes in `dims` (of [`launch_dims`]) on `machine`, as
@@ -197,25 +204,6 @@ fn at_load(graph: &Graph) -> Rewritten {
 /// Where the graph is not sound or `dims` lacks a symbol.
 pub fn plan_for(graph: &Graph, kind: PlanKind, dims: &Dims, machine: &Machine) -> Result<LayerPlan, Error> {
     PreparedLayer::new(graph, machine)?.plan(kind, dims)
-}
-
-/// Rewrites and plans what is left of a layer for launches of the sizes in `dims`: both kinds of plan of the same graph.
-///
-/// # Errors
-/// Where the graph is not sound or `dims` lacks a symbol.
-fn plan_launch(graph: &Graph, kind: PlanKind, dims: &Dims, machine: &Machine) -> Result<LayerPlan, Error> {
-    let rewritten = rewritten(graph, dims, machine)?;
-    let plan = planned(&rewritten.graph, kind)?;
-    Ok(LayerPlan {
-        graph: graph.clone(),
-        rewritten,
-        plan,
-    })
-}
-
-fn rewritten(graph: &Graph, dims: &Dims, machine: &Machine) -> Result<Rewritten, Error> {
-    let _span = tracing::info_span!("rewrite", graph = %graph.name).entered();
-    Ok(rewrite(graph, dims, machine)?)
 }
 
 fn planned(graph: &Graph, kind: PlanKind) -> Result<Plan, Error> {

@@ -165,15 +165,15 @@ fn kernels_are_those_of_the_plan() {
         let step = run(&layer, &[[20, 20], [new, new]], 1).remove(1);
         step.kernels.into_iter().map(|kernel| kernel.name).collect::<Vec<_>>()
     };
-    for new in [1, 16] {
+    for (new, attention) in [(1, &["attention", "combine"][..]), (64, &["prefill"])] {
         let fused = names(PlanKind::Fused, new);
         assert!(
-            fused.iter().any(|name| name == "attention") && fused.iter().any(|name| name == "combine"),
+            attention.iter().all(|kernel| fused.iter().any(|name| name == kernel)),
             "{fused:?}"
         );
         let unfused = names(PlanKind::Unfused, new);
         assert!(
-            unfused.len() > fused.len() && unfused.iter().all(|name| name != "attention"),
+            unfused.len() > fused.len() && unfused.iter().all(|name| !attention.contains(&name.as_str())),
             "{unfused:?}"
         );
     }
@@ -309,5 +309,60 @@ fn with_fixed_splits_a_batch_changes_no_bit() {
                 );
             }
         }
+    }
+}
+
+/// Two sequences of these lengths, `chunk` new tokens a step: the outputs, \[2, longest, d_model\], and whether every step's
+/// attention was unabsorbed.
+fn prefill(layer: &MlaLayer, hidden: &HostTensor, lengths: [usize; 2], chunk: usize) -> (HostTensor, bool) {
+    let &[_, longest, d_model] = hidden.shape() else {
+        panic!("{hidden:?}")
+    };
+    let (hidden, mut out) = (hidden.to_f32_vec(), vec![0.0; 2 * longest * d_model]);
+    let mut cache = layer.new_cache(2, longest).unwrap();
+    let mut unabsorbed = true;
+    for start in (0..longest).step_by(chunk) {
+        let end = longest.min(start + chunk);
+        let rows = |b: usize| (b * longest + start) * d_model..(b * longest + end) * d_model;
+        let new = lengths.map(|length| length.clamp(start, end) - start);
+        let tokens = [&hidden[rows(0)], &hidden[rows(1)]].concat();
+        let tokens = HostTensor::from_f32(&[2, end - start, d_model], &tokens).unwrap();
+        let step = layer.step(&mut cache, &tokens, &new).unwrap();
+        unabsorbed &= step.kernels.iter().any(|kernel| kernel.name == "prefill");
+        for (b, of_sequence) in step.out.to_f64_vec().chunks((end - start) * d_model).enumerate() {
+            out[rows(b)].copy_from_slice(of_sequence);
+        }
+    }
+    (HostTensor::from_f64(&[2, longest, d_model], &out).unwrap(), unabsorbed)
+}
+
+/// 1,500 tokens beside 600, at once and in chunks after a growing prefix, by the shapes of a real head.
+#[test]
+fn long_and_chunked_prefill_agree_with_the_reference() {
+    let shape = "heads=2,d_model=64,d_latent=512,d_rope=64,d_nope=128,d_v=128,d_q_latent=none";
+    let config = MlaConfig::from_inline(shape).unwrap();
+    let weights = weights(&config, 11);
+    let lengths = [1500, 600];
+    let hidden = random(12, &[2, 1500, config.d_model], 1.0);
+    let layer = |device, dtype| {
+        let options = LayerOptions {
+            device,
+            dtype,
+            ..LayerOptions::default()
+        };
+        MlaLayer::new(&weights, &config, options).unwrap()
+    };
+    let reference = layer(DeviceSpec::Reference { f64: true }, DType::F32);
+    let (expected, _) = prefill(&reference, &hidden, lengths, 1500);
+    for (dtype, chunk, allowed) in [
+        (DType::F32, 1500, 1e-5),
+        (DType::F32, 256, 1e-5),
+        (DType::BF16, 1500, 2e-2),
+        (DType::BF16, 256, 2e-2),
+    ] {
+        let (found, unabsorbed) = prefill(&layer(DeviceSpec::Cpu, dtype), &hidden, lengths, chunk);
+        assert!(unabsorbed, "{dtype}, chunks of {chunk}");
+        let error = compare(&found, &expected).unwrap();
+        assert!(error.rel_l2 < allowed, "{dtype}, chunks of {chunk}: {error}");
     }
 }

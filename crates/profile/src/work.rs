@@ -346,4 +346,29 @@ mod tests {
         let read = unfused.iter().find(|(name, _, _)| name == "cache_read_rows").unwrap();
         assert_eq!(read.1, table + lens + 2 * (2 * 7 * row));
     }
+
+    #[test]
+    fn a_projected_combine_reads_its_weight_and_counts_its_own_contraction() {
+        let text = ATTENTION.replace(
+            "output \"o\" %o }",
+            "%w = input \"W\" : bf16[3, 5, 8] %y = einsum \"b t h c, h v c -> b t h v\" %o, %w : bf16[B, T, 3, 5]
+            output \"y\" %y }",
+        );
+        let plan = fused(&parse(&text).unwrap()).unwrap();
+        let dims = [
+            (Symbol::B, 2),
+            (Symbol::T, 1),
+            (Symbol::S, 7),
+            (Symbol::P, 2),
+            (Symbol::Z, 2),
+        ];
+        let dims = dims
+            .into_iter()
+            .fold(Dims::new(), |dims, (symbol, n)| dims.with(symbol, n));
+        let work = kernel_work(&plan, plan.kernel("combine").unwrap(), &dims).unwrap();
+        let partial = 2 * 2 * 3 * 8 * 4 + 2 * 2 * 3 * 4;
+        let (weight, output) = (3 * 5 * 8 * 2, 2 * 3 * 5 * 2);
+        assert_eq!(work.bytes, partial + weight + output);
+        assert_eq!(work.flops, 2 * 2 * 3 * 8 * 5);
+    }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::str::FromStr;
 
+use mlafuse_codegen::build::UNBALANCED;
 use mlafuse_ir::size::{Dims, Symbol};
 
 use crate::Device;
@@ -13,6 +14,8 @@ use crate::Device;
 const FEWEST_TOKENS: usize = 128;
 /// Most balanced splits of a sequence: each adds a partial result that the combine reads.
 const MOST_SPLITS: usize = 16;
+/// Most tokens of a fixed split, so that sums of 32 bits hold them.
+const MOST_TOKENS: usize = 1 << 30;
 /// New tokens of a sequence from which on there are blocks enough without splitting.
 const LONG: usize = 9;
 
@@ -21,14 +24,14 @@ const LONG: usize = 9;
 /// Text, in `Display` and `FromStr` alike: `balanced`, `fixed:512`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Splits {
-    /// As the lengths of the whole batch suggest, so that a ragged batch keeps the device evenly busy. The same batch gives the
-    /// same bits.
+    /// As the lengths of the whole batch suggest, so that a ragged batch keeps the device evenly busy. The same batch with the
+    /// same room gives the same bits.
     #[default]
     Balanced,
     /// So many tokens each, in whole tiles of the kernel: a sequence's result does not depend on the others of its batch.
     /// The partial results of all splits that a sequence has room for are in memory, so the fewer tokens the more memory.
     Fixed {
-        /// Tokens of a split.
+        /// Tokens of a split; more than 2^30 count as 2^30.
         tokens: NonZeroUsize,
     },
 }
@@ -40,8 +43,7 @@ impl Splits {
         let (blocks, fewest) = match self {
             _ if !few_tokens(dims) => (device.blocks(), 1),
             Splits::Balanced => (device.blocks(), FEWEST_TOKENS),
-            // With so many blocks to be made the batch asks nothing of a sequence.
-            Splits::Fixed { tokens } => (i32::MAX as usize, tokens.get()),
+            Splits::Fixed { tokens } => (UNBALANCED, tokens.get().min(MOST_TOKENS)),
         };
         dims.clone()
             .with(Symbol::Z, self.most(dims, room))
@@ -54,7 +56,7 @@ impl Splits {
         match self {
             _ if !few_tokens(dims) => 1,
             Splits::Balanced => room.div_ceil(FEWEST_TOKENS).clamp(1, MOST_SPLITS),
-            Splits::Fixed { tokens } => room.div_ceil(tokens.get()).max(1),
+            Splits::Fixed { tokens } => room.div_ceil(tokens.get().min(MOST_TOKENS)).max(1),
         }
     }
 
@@ -89,7 +91,7 @@ fn few_tokens(dims: &Dims) -> bool {
 
 /// A text that names no [`Splits`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("splits \"{found}\": expected balanced, or fixed:TOKENS with at least 1 token (as fixed:512)")]
+#[error("splits \"{found}\": expected balanced, or fixed:TOKENS with 1 to 2^30 tokens (as fixed:512)")]
 pub struct UnknownSplits {
     /// The text.
     pub found: String,
@@ -117,8 +119,7 @@ impl FromStr for Splits {
         let tokens = text.strip_prefix("fixed:").ok_or_else(unknown)?;
         let digits = tokens.bytes().all(|byte| byte.is_ascii_digit());
         let tokens = tokens.parse().ok().filter(|_| digits);
-        // Kernels take it in 32 bits.
-        let tokens = tokens.filter(|tokens: &NonZeroUsize| i32::try_from(tokens.get()).is_ok());
+        let tokens = tokens.filter(|tokens: &NonZeroUsize| tokens.get() <= MOST_TOKENS);
         tokens.map(|tokens| Splits::Fixed { tokens }).ok_or_else(unknown)
     }
 }
@@ -147,8 +148,8 @@ mod tests {
     #[test]
     fn fixed_splits_have_their_tokens_and_nobody_elses() {
         let fixed: Splits = "fixed:100".parse().unwrap();
-        assert_eq!(told(fixed, 1, 1000), [10, i32::MAX as usize, 100]);
-        assert_eq!(told(fixed, 1, 0), [1, i32::MAX as usize, 100]);
+        assert_eq!(told(fixed, 1, 1000), [10, UNBALANCED, 100]);
+        assert_eq!(told(fixed, 1, 0), [1, UNBALANCED, 100]);
         assert_eq!(told(fixed, 9, 1000)[0], 1);
     }
 

@@ -241,6 +241,12 @@ impl Block<'_, '_> {
                 let word = self.ints(word, mask)?;
                 self.store_bytes(pointer, &index, mask, |thread| (word.at(thread) as u32).to_le_bytes())
             }
+            (StoreGlobal16x4, [pointer, index, low, high]) => {
+                let (pointer, index) = (self.pointer(pointer)?, self.ints(index, mask)?);
+                let (low, high) = (self.ints(low, mask)?, self.ints(high, mask)?);
+                let word = |thread: usize| low.at(thread) as u32 as u64 | (high.at(thread) as u32 as u64) << 32;
+                self.store_bytes(pointer, &index, mask, |thread| word(thread).to_le_bytes())
+            }
             (CopyAsync(_, bytes), [to, pointer, index, there]) => {
                 let pointer = self.pointer(pointer)?;
                 self.copy_async(bytes.into(), [to, index, there], pointer, mask)

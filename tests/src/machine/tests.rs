@@ -181,6 +181,8 @@ fn threads_stay_together_where_they_must() {
         Expr::call(Intrinsic::ShuffleXor, [Expr::Float(1.0), Expr::Int(1)]),
     );
     faults(&[], vec![only_first(vec![shuffle])], "operation of whole warps");
+    let sum = bind(Ty::I32, "x", Expr::call(Intrinsic::WarpSum, [Expr::Int(1)]));
+    faults(&[], vec![only_first(vec![sum])], "operation of whole warps");
     let turns = Stmt::For {
         var: "i".into(),
         start: Expr::Int(0),

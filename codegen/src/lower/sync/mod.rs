@@ -84,6 +84,8 @@ pub(super) enum Item {
         var: String,
         start: Expr,
         end: Expr,
+        /// Tiles of which each iteration has the next copy. Those of other tiles stay what they are.
+        staged: Vec<usize>,
         body: Vec<Item>,
     },
     If {
@@ -135,8 +137,14 @@ fn walk(items: &[Item], state: &mut State, out: &mut Option<&mut Vec<Stmt>>) {
                     state.merge(inside);
                 }
             }
-            Item::Loop { var, start, end, body } => {
-                let entry = loop_entry(body, state.clone());
+            Item::Loop {
+                var,
+                start,
+                end,
+                staged,
+                body,
+            } => {
+                let entry = loop_entry(body, staged, state.clone());
                 let mut exit = entry.clone();
                 let stmts = walk_body(body, &mut exit, out.is_some());
                 emit(out, || {
@@ -149,7 +157,7 @@ fn walk(items: &[Item], state: &mut State, out: &mut Option<&mut Vec<Stmt>>) {
                     }]
                 });
                 *state = entry;
-                state.forget_slots();
+                state.forget_slots(staged);
             }
         }
     }
@@ -162,11 +170,11 @@ fn walk_body(body: &[Item], state: &mut State, wanted: bool) -> Vec<Stmt> {
 }
 
 /// The union of all states in which an iteration may begin (or the loop end).
-fn loop_entry(body: &[Item], mut entry: State) -> State {
+fn loop_entry(body: &[Item], staged: &[usize], mut entry: State) -> State {
     loop {
         let mut next = entry.clone();
         walk(body, &mut next, &mut None);
-        next.next_iteration();
+        next.next_iteration(staged);
         let mut merged = entry.clone();
         merged.merge(next);
         if merged == entry {
@@ -256,16 +264,17 @@ impl State {
         }
     }
 
-    fn accesses_mut(&mut self) -> impl Iterator<Item = &mut Access> {
-        self.pending.iter_mut().chain(self.groups.iter_mut().flatten())
+    fn accesses_mut(&mut self, tiles: &[usize]) -> impl Iterator<Item = &mut Access> {
+        let all = self.pending.iter_mut().chain(self.groups.iter_mut().flatten());
+        all.filter(|access| tiles.contains(&access.tile))
     }
 
-    fn next_iteration(&mut self) {
-        self.accesses_mut().for_each(|a| a.slot = a.slot.next_iteration());
+    fn next_iteration(&mut self, staged: &[usize]) {
+        self.accesses_mut(staged).for_each(|a| a.slot = a.slot.next_iteration());
     }
 
-    fn forget_slots(&mut self) {
-        self.accesses_mut().for_each(|a| a.slot = Slot::Any);
+    fn forget_slots(&mut self, staged: &[usize]) {
+        self.accesses_mut(staged).for_each(|a| a.slot = Slot::Any);
         let pending = std::mem::take(&mut self.pending);
         pending.into_iter().for_each(|a| self.note(a));
     }

@@ -3,15 +3,30 @@
 use super::*;
 use proptest::prelude::*;
 
-/// A program for the pass, as data. Loops run `trips` times when the output is run; the pass does not see the number.
+/// A program for the pass, as data. Loops run so often when the output is run; the pass does not see the number.
 #[derive(Clone, Debug)]
 enum Plan {
     Op(Vec<Access>),
+    /// Each iteration has the next copy of [`STAGED`].
     Loop(usize, Vec<Plan>),
+    /// All iterations have the same.
+    Repeat(usize, Vec<Plan>),
     If(bool, Vec<Plan>),
 }
 
 const STAGES: usize = 3;
+/// The tile with as many copies.
+const STAGED: usize = 2;
+
+fn item_loop(var: &str, trips: usize, staged: Vec<usize>, body: Vec<Item>) -> Item {
+    Item::Loop {
+        var: var.into(),
+        start: Expr::Int(0),
+        end: Expr::from(trips),
+        staged,
+        body,
+    }
+}
 
 fn items(plans: &[Plan], ops: &mut Vec<Vec<Access>>) -> Vec<Item> {
     plans
@@ -26,15 +41,8 @@ fn items(plans: &[Plan], ops: &mut Vec<Vec<Access>>) -> Vec<Item> {
                     accesses: accesses.clone(),
                 })
             }
-            Plan::Loop(trips, body) => {
-                let (start, end) = (Expr::Int(0), Expr::from(*trips));
-                Item::Loop {
-                    var: "i".into(),
-                    start,
-                    end,
-                    body: items(body, ops),
-                }
-            }
+            Plan::Loop(trips, body) => item_loop("i", *trips, vec![STAGED], items(body, ops)),
+            Plan::Repeat(trips, body) => item_loop("same", *trips, vec![], items(body, ops)),
             Plan::If(taken, body) => Item::If {
                 cond: Expr::Int(*taken as i64),
                 body: items(body, ops),
@@ -87,11 +95,13 @@ impl Machine {
                     self.op(op, &ops[op], iteration)?;
                 }
                 Stmt::For {
+                    var,
                     end: Expr::Int(trips),
                     body,
                     ..
                 } => {
-                    (0..*trips as usize).try_for_each(|i| self.run(body, ops, i))?;
+                    let mut iterations = 0..*trips as usize;
+                    iterations.try_for_each(|i| self.run(body, ops, if var == "i" { i } else { iteration }))?;
                 }
                 Stmt::If {
                     cond: Expr::Int(taken),
@@ -155,12 +165,12 @@ fn check(plans: &[Plan]) -> Result<Vec<Stmt>, String> {
     Ok(out)
 }
 
-/// Tiles 0 and 1 have one copy, tile 2 has [`STAGES`] where it is touched in a loop.
+/// Tiles 0 and 1 have one copy, [`STAGED`] has [`STAGES`] where it is touched in a loop.
 fn access(in_loop: bool) -> impl Strategy<Value = Access> {
     let kind = prop_oneof![Just(Kind::Read), Just(Kind::Write), Just(Kind::AsyncWrite)];
     let cols = prop_oneof![Just((0, 8)), Just((0, 5)), Just((5, 8))];
     (0..3usize, 0..STAGES, cols, kind).prop_map(move |(tile, offset, cols, kind)| {
-        let slot = if tile == 2 && in_loop {
+        let slot = if tile == STAGED && in_loop {
             Slot::Ahead { offset, stages: STAGES }
         } else {
             Slot::Any
@@ -184,7 +194,13 @@ fn body(in_loop: bool) -> impl Strategy<Value = Vec<Plan>> {
 }
 
 fn program() -> impl Strategy<Value = Vec<Plan>> {
-    let inner = || (0..5usize, body(true)).prop_map(|(trips, body)| Plan::Loop(trips, body));
+    let repeat = || (0..4usize, body(true)).prop_map(|(trips, body)| Plan::Repeat(trips, body));
+    let inner = move || {
+        let body = (body(true), prop::option::of(repeat()), body(true));
+        (0..5usize, body).prop_map(|(trips, (before, repeat, after))| {
+            Plan::Loop(trips, before.into_iter().chain(repeat).chain(after).collect())
+        })
+    };
     let outer = (0..3usize, prop::collection::vec(prop_oneof![inner(), op(false)], 1..4))
         .prop_map(|(trips, body)| Plan::Loop(trips, body));
     prop::collection::vec(prop_oneof![3 => op(false), 2 => inner(), 1 => outer], 1..6)
@@ -239,6 +255,31 @@ fn a_pipelined_loop_has_one_barrier() -> Result<(), String> {
     ];
     let out = check(&plans)?;
     assert_eq!(count(&out, &|i| i == Intrinsic::Barrier), 1);
+    assert_eq!(count(&out, &|i| i == Intrinsic::CopyWait(1)), 1);
+    assert_eq!(count(&out, &|i| matches!(i, Intrinsic::CopyWait(_))), 1);
+    Ok(())
+}
+
+/// A loop within that touches no stage does not make the copies of the loop around it land.
+#[test]
+fn a_loop_in_a_pipelined_loop_leaves_its_copies_under_way() -> Result<(), String> {
+    let ahead = |offset| Slot::Ahead { offset, stages: STAGES };
+    let write = Plan::Op(vec![Access {
+        tile: 0,
+        cols: (0, 8),
+        slot: Slot::Any,
+        kind: Kind::Write,
+    }]);
+    let body = vec![
+        read(2, ahead(0)),
+        copy(2, ahead(2)),
+        Plan::Repeat(4, vec![Plan::Op(vec![])]),
+        write,
+        read(0, Slot::Any),
+        read(2, ahead(0)),
+    ];
+    let out = check(&[copy(2, ahead(0)), copy(2, ahead(1)), Plan::Loop(7, body)])?;
+    assert_eq!(count(&out, &|i| i == Intrinsic::Barrier), 2);
     assert_eq!(count(&out, &|i| i == Intrinsic::CopyWait(1)), 1);
     assert_eq!(count(&out, &|i| matches!(i, Intrinsic::CopyWait(_))), 1);
     Ok(())

@@ -87,13 +87,13 @@ fn ids_must_name_something() {
     );
     assert_eq!(fault(set_map(TileId(99))), unknown("tile", 99, 15));
     assert_eq!(fault(set_let(ParamId(12))), unknown("parameter", 12, 12));
-    assert_eq!(fault(set_let(VarId(2))), unknown("variable", 2, 2));
+    assert_eq!(fault(set_let(VarId(4))), unknown("variable", 4, 4));
     assert_eq!(
         fault(|p| p.body[1] = Stmt::Let {
             var: VarId(usize::MAX),
             value: 0.into()
         }),
-        unknown("variable", usize::MAX, 2)
+        unknown("variable", usize::MAX, 4)
     );
     assert_eq!(
         fault(|p| source(&mut p.body[at::LOAD_Q]).param = ParamId(40)),
@@ -212,6 +212,43 @@ fn variables_are_bound_once_and_used_in_scope() {
         };
     };
     assert_eq!(fault(bound_inside), Fault::Unbound { var: "len".to_string() });
+}
+
+#[test]
+fn sums_are_of_integers_and_keep_their_index_to_themselves() {
+    let sum = |change: fn(&mut VarId, &mut Expr, &mut Expr)| {
+        fault(|p| {
+            let Stmt::Sum {
+                index, count, value, ..
+            } = &mut p.body[at::TOTAL]
+            else {
+                panic!("expected the sum")
+            };
+            change(index, count, value);
+        })
+    };
+    assert!(matches!(sum(|_, count, _| *count = 1.0f32.into()), Fault::Type { .. }));
+    assert!(matches!(sum(|_, _, value| *value = 1.0f32.into()), Fault::Type { .. }));
+    assert!(matches!(sum(|_, _, value| *value = Expr::Row), Fault::Misplaced { .. }));
+    let unbound = |var: &str| Fault::Unbound { var: var.to_string() };
+    assert_eq!(sum(|_, count, _| *count = SEQUENCE.into()), unbound("b"));
+    assert_eq!(sum(|_, _, value| *value = TOTAL.into()), unbound("total"));
+    assert_eq!(
+        sum(|index, _, _| *index = LEN),
+        Fault::Rebound { var: "len".to_string() }
+    );
+    let after = |value: Expr| {
+        move |p: &mut TileProgram| {
+            p.body.push(Stmt::If {
+                cond: value.lt(1),
+                body: vec![],
+            })
+        }
+    };
+    assert_eq!(fault(after(SEQUENCE.into())), unbound("b"));
+    let mut program = attention();
+    after(TOTAL.into())(&mut program);
+    assert_eq!(verify(&program), Ok(()));
 }
 
 #[test]
@@ -591,7 +628,7 @@ fn return_ends_its_body() {
     assert_eq!(fault(early), Fault::ReturnNotLast { followers: 1 });
     assert_eq!(
         fault(|p| p.body.insert(0, Stmt::Return)),
-        Fault::ReturnNotLast { followers: 16 }
+        Fault::ReturnNotLast { followers: 17 }
     );
     let mut program = attention();
     program.body.push(Stmt::Return);

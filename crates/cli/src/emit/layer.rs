@@ -8,7 +8,6 @@ use mlafuse_ir::config::MlaConfig;
 use mlafuse_ir::graph::Graph;
 use mlafuse_ir::layer::{LayerOptions, build_layer};
 use mlafuse_ir::plan::{Plan, Region};
-use mlafuse_ir::rewrite::Rewritten;
 use mlafuse_ir::size::{Dims, Symbol};
 use mlafuse_ir::target::Target;
 
@@ -50,27 +49,15 @@ impl Layer {
         build_layer(&self.config, &self.options).context("this model's layer cannot be built")
     }
 
-    /// The graph as it is rewritten when weights are loaded, then as the cost model rewrites it for these launches on this part,
-    /// a kernel a node.
-    pub fn rewritten(&self) -> Result<Rewritten> {
-        Ok(self.prepared()?.rewritten(&self.dims)?)
+    /// The graph once its weights are loaded.
+    pub fn prepared(&self) -> Result<PreparedLayer> {
+        let machine = machine(&self.target, self.options.dtype);
+        Ok(PreparedLayer::new(&self.graph()?, &machine)?)
     }
 
     /// Its kernels.
     pub fn plan(&self) -> Result<Plan> {
-        let prepared = self.prepared()?;
-        let planned = prepared.plan(self.plan, &self.dims)?;
-        let mut plan = planned.plan;
-        if planned.rewritten.graph != prepared.rewritten(&self.dims)?.graph {
-            let note = "planned in the absorbed form, whose attention is one kernel, rather than in the form of --stage rewritten";
-            plan.notes.push(note.to_string());
-        }
-        Ok(plan)
-    }
-
-    fn prepared(&self) -> Result<PreparedLayer> {
-        let machine = machine(&self.target, self.options.dtype);
-        Ok(PreparedLayer::new(&self.graph()?, &machine)?)
+        Ok(self.prepared()?.plan(self.plan, &self.dims)?.plan)
     }
 }
 

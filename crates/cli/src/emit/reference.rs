@@ -2,6 +2,7 @@
 
 use super::inputs::{Memory, gather, page_size, scatter};
 use anyhow::{Context, Result, bail};
+use mlafuse_codegen::build::UNBALANCED;
 use mlafuse_ir::graph::{Graph, Node, Op, ValueId};
 use mlafuse_ir::interp::{Value, interpret};
 use mlafuse_ir::plan::{AttentionRegion, BufferId, CombineRegion, Plan, Region, RegionKind};
@@ -26,10 +27,9 @@ pub struct Splits {
 impl Splits {
     /// `dims` with what a launch is told, so that every sequence has them all.
     pub fn told(self, dims: &Dims) -> Dims {
-        let every = i32::MAX as usize;
         dims.clone()
             .with(Symbol::Z, self.count)
-            .with(Symbol::W, every)
+            .with(Symbol::W, UNBALANCED)
             .with(Symbol::F, 1)
     }
 

@@ -53,13 +53,15 @@ pub fn graph(args: &Args, layer: &Layer) -> Result<Report> {
 }
 
 pub fn rewritten(args: &Args, layer: &Layer) -> Result<Report> {
-    let rewritten = layer.rewritten()?;
-    let steps: Vec<Value> = rewritten.steps.iter().map(step).collect();
-    let json = json!({ "graph": rewritten.graph.to_string(), "steps": steps });
-    written(args, "rewritten.txt", rewritten.to_text(), json)
+    let prepared = layer.prepared()?;
+    let launch = prepared.rewritten(&layer.dims)?;
+    let at_load = prepared.rewritten.steps.iter().map(|s| step(s, "load"));
+    let steps: Vec<Value> = at_load.chain(launch.steps.iter().map(|s| step(s, "launch"))).collect();
+    let json = json!({ "graph": launch.graph.to_string(), "steps": steps });
+    written(args, "rewritten.txt", prepared.to_text(&launch), json)
 }
 
-fn step(step: &Step) -> Value {
+fn step(step: &Step, when: &str) -> Value {
     let (outcome, reason) = match &step.outcome {
         Outcome::Applied => ("applied", None),
         Outcome::Rejected { reason } => ("rejected", Some(reason)),
@@ -74,6 +76,7 @@ fn step(step: &Step) -> Value {
         })
     };
     json!({
+        "when": when,
         "rule": step.rule,
         "site": step.site,
         "change": step.change,

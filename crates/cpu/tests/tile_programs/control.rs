@@ -113,3 +113,32 @@ fn a_guarded_load_is_not_made() {
         assert_eq!(to_f32(&out[1]), [5.0, -1.0, -1.0, -1.0]);
     }
 }
+
+#[test]
+fn sums_are_of_all_values() {
+    let mut p = Build::new();
+    let (n, y, count) = (p.input("n", DType::I32), p.output("y", DType::F32), p.scalar(Symbol::B));
+    p.0.grid = [3.into(), 1.into(), 1.into()];
+    let (sum, i) = (p.var("sum"), p.var("i"));
+    let v = p.vector(1);
+    p.push(Stmt::Sum {
+        var: sum,
+        index: i,
+        count: count.into(),
+        value: Expr::Load(n, Box::new(i.into())) * Expr::Block(Axis::X),
+    });
+    p.map(v, Expr::Var(sum).to_float());
+    let place = View {
+        offset: Expr::Block(Axis::X),
+        ..column(y, 1)
+    };
+    p.store(place, v);
+    let values: Vec<i32> = (0..100).map(|i| i * i - 500).collect();
+    for count in [0, 1, 31, 100] {
+        let expected: i32 = values[..count].iter().sum();
+        let dims = Dims::new().with(Symbol::B, count);
+        for (_, out) in p.run_all(&dims, &[i32_bytes(&values), vec![0; 12]]) {
+            assert_eq!(to_f32(&out[1]), [0, 1, 2].map(|block| (block * expected) as f32));
+        }
+    }
+}

@@ -75,14 +75,14 @@ impl Fusions {
         let mut needed: BTreeSet<ValueId> = graph.outputs.iter().map(|&(_, value)| value).collect();
         let mut drafts = Vec::new();
         let mut groups = self.groups(graph);
-        let inside: BTreeSet<ValueId> = groups.values().flat_map(|group| group.nodes.clone()).collect();
+        let made: BTreeSet<ValueId> = groups.values().flat_map(|group| group.makes(graph)).collect();
         for value in graph.values().collect::<Vec<_>>().into_iter().rev() {
             let node = graph.node(value);
             if let Some(group) = groups.remove(&value) {
                 needed.extend(group.reads(graph));
                 drafts.push(group);
             }
-            if inside.contains(&value) || !needed.contains(&value) && node.op != Op::CacheWrite {
+            if made.contains(&value) || !needed.contains(&value) && node.op != Op::CacheWrite {
                 continue;
             }
             let draft = self.draft(value);
@@ -197,15 +197,13 @@ impl Draft {
         match self.kind {
             DraftKind::Attention { output, .. } => vec![output],
             DraftKind::Prefill(ref region) => vec![region.output],
-            DraftKind::Node(value) => {
-                // What only shows elements, of a value or of the cache, is in no memory of its own.
-                let computed =
-                    |node: ValueId| !matches!(graph.node(node).op, Op::Slice { .. } | Op::Reshape | Op::CacheRead);
-                let others = self.nodes.iter().copied();
-                let others = others.filter(|&node| node != value && computed(node) && read(node));
+            // Beside the rows of the cache, norms of other rows.
+            DraftKind::Node(value) if graph.node(value).op == Op::CacheWrite => {
+                let others = self.nodes.iter().copied().filter(|&node| node != value && read(node));
                 others.chain([value]).collect()
             }
-            DraftKind::UpProjection(_) => self.nodes.iter().copied().filter(|&node| read(node)).collect(),
+            DraftKind::Node(value) => vec![value],
+            DraftKind::UpProjection(ref region) => region.parts.iter().map(|part| part.value).collect(),
         }
     }
 
@@ -287,7 +285,7 @@ fn add_region(
     names: &mut BTreeSet<String>,
 ) {
     let (name, reads) = (kernel_name(wanted, names), buffers(plan, args));
-    let writes = buffers(plan, &nodes);
+    let writes = buffers(plan, &plan.results_of(&kind, &nodes));
     plan.kernels.push(Region {
         name,
         kind,

@@ -268,14 +268,21 @@ impl Plan {
 
     /// The values of the graph that `region` leaves in memory. Attention's partial results are none of them.
     pub fn results(&self, region: &Region) -> Vec<ValueId> {
-        match region.kind {
+        self.results_of(&region.kind, &region.nodes)
+    }
+
+    fn results_of(&self, kind: &RegionKind, nodes: &[ValueId]) -> Vec<ValueId> {
+        match kind {
             RegionKind::Attention(_) => Vec::new(),
-            _ => region
-                .nodes
-                .iter()
-                .copied()
-                .filter(|&node| self.view(node).is_some())
-                .collect(),
+            RegionKind::Combine(combine) => vec![combine.output],
+            RegionKind::Prefill(prefill) => vec![prefill.output],
+            RegionKind::UpProjection(projection) => projection.parts.iter().map(|part| part.value).collect(),
+            // Beside the rows of the cache, norms of other rows.
+            RegionKind::Node(value) if self.graph.node(*value).op == Op::CacheWrite => {
+                let in_memory = |node: &ValueId| self.view(*node).is_some();
+                nodes.iter().copied().filter(in_memory).collect()
+            }
+            RegionKind::Node(value) => vec![*value],
         }
     }
 

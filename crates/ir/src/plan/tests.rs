@@ -198,31 +198,6 @@ fn what_is_needed_elsewhere_is_not_fused() {
 }
 
 #[test]
-fn per_head_keys_are_not_fused() {
-    let (b, t, s) = (Dim::Sym(Symbol::B), Dim::Sym(Symbol::T), Dim::Sym(Symbol::S));
-    let mut g = GraphBuilder::new("prefill");
-    let len = g.input("kv_len", DType::I32, &[b]).unwrap();
-    let q = g.input("q", DType::BF16, &[b, t, 4.into(), 8.into()]).unwrap();
-    let k = g.input("k_nope", DType::BF16, &[b, s, 4.into(), 8.into()]).unwrap();
-    let scores = g
-        .einsum("scores", "b t h n, b s h n -> b t h s", q, k, DType::F32)
-        .unwrap();
-    let masked = g
-        .push("masked", Op::Mask, &[scores, len, len], DType::F32, &[])
-        .unwrap();
-    let p = g.push("p", Op::Softmax, &[masked], DType::F32, &[]).unwrap();
-    let o = g.einsum("o", "b t h s, b s h n -> b t h n", p, k, DType::BF16).unwrap();
-    g.output("o", o);
-    let plan = fused(&g.finish()).unwrap();
-    assert_eq!(plan.kernels.len(), 4);
-    assert!(
-        plan.notes[0].contains("`k_nope` are [B, S, 4, 8], not columns"),
-        "{:?}",
-        plan.notes
-    );
-}
-
-#[test]
 fn a_stale_cache_is_refused() {
     let mut graph = decode(Shape {
         heads: 2,

@@ -63,7 +63,9 @@ impl Factor {
         let rank = self.rank(graph);
         let name = &graph.node(node).name;
         match (&graph.node(node).op, operand) {
-            (Op::Cast | Op::Rope { .. } | Op::Scale { .. } | Op::ScaleRows, 0) => Some(Ok(())),
+            (Op::Cast | Op::Scale { .. } | Op::ScaleRows, 0) => Some(Ok(())),
+            (Op::Rope { .. }, 0) if rank < graph.ty(node).shape.len() => Some(Ok(())),
+            (Op::Rope { .. }, 0) => Some(Err(format!("`{name}` mixes elements that have factors of their own"))),
             (Op::Slice { axis, .. }, 0) if *axis >= rank => Some(Ok(())),
             (Op::Slice { axis, .. }, 0) => Some(Err(format!(
                 "`{name}` cuts dimension {axis}, which the row factor has too"
@@ -337,6 +339,9 @@ mod tests {
         let body = "%k = input \"k\" : f32[B, 3, 8] %h = input \"h\" : f32[B, 3] %s = scale_rows %k, %h : f32[B, 3, 8]
             %y = slice axis=1 start=0 len=2 %s : f32[B, 2, 8] output \"y\" %y";
         assert_eq!(refused(body), ["`y` cuts dimension 1, which the row factor has too"]);
+        let body = "%e = input \"e\" : f32[B, T, 8] %s = scale_rows %x, %e : f32[B, T, 8]
+            %y = rope pairing=halves %s, %cos, %cos, %len, %len : f32[B, T, 8] output \"y\" %y";
+        assert_eq!(refused(body), ["`y` mixes elements that have factors of their own"]);
     }
 
     #[test]

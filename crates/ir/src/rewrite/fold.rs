@@ -18,8 +18,8 @@ pub(super) fn find(graph: &Graph) -> Vec<Finding> {
             value,
             factor,
         };
-        let maker = fold.weight_of(of, None).map(|weight| fold.into_maker(of, weight));
-        let changes = [maker, fold.into_readers(of)].into_iter().flatten();
+        let maker = fold.weight_of(of, None).map(|weight| fold.fold_before(of, weight));
+        let changes = [maker, fold.fold_behind(of)].into_iter().flatten();
         found.extend(changes.map(|change| Finding::new(graph, &[value], change)));
     }
     found
@@ -47,7 +47,7 @@ impl Fold<'_> {
     }
 
     /// `node` with the factor in its argument `weight`.
-    fn into_weight(&self, edit: &mut Edit, node: ValueId, weight: usize) -> Result<Vec<ValueId>, String> {
+    fn fold_into(&self, edit: &mut Edit, node: ValueId, weight: usize) -> Result<Vec<ValueId>, String> {
         let mut args = self.graph.node(node).args.clone();
         let w = args[weight];
         if let Some(need) = other_need(self.graph, w, node) {
@@ -61,19 +61,19 @@ impl Fold<'_> {
         Ok(args)
     }
 
-    fn into_maker(&self, maker: ValueId, weight: usize) -> Result<Change, String> {
+    fn fold_before(&self, maker: ValueId, weight: usize) -> Result<Change, String> {
         if let Some(need) = other_need(self.graph, maker, self.value) {
             return Err(need);
         }
         let mut edit = Edit::new(self.graph);
-        let args = self.into_weight(&mut edit, maker, weight)?;
+        let args = self.fold_into(&mut edit, maker, weight)?;
         edit.set(self.value, self.graph.node(maker).op.clone(), &args)
             .ok_or("the factor does not fit the weight")?;
         Ok(self.change(edit, &[self.graph.node(maker).args[weight]]))
     }
 
     /// `None` where a reader takes no factor.
-    fn into_readers(&self, of: ValueId) -> Option<Result<Change, String>> {
+    fn fold_behind(&self, of: ValueId) -> Option<Result<Change, String>> {
         let readers = self.graph.users(self.value);
         let weight = |&reader: &ValueId| Some((reader, self.weight_of(reader, Some(self.value))?));
         let weights: Vec<(ValueId, usize)> = readers.iter().map(weight).collect::<Option<_>>()?;
@@ -82,7 +82,7 @@ impl Fold<'_> {
             let mut edit = Edit::new(self.graph);
             let mut taken = Vec::new();
             for (reader, weight) in weights {
-                let mut args = self.into_weight(&mut edit, reader, weight)?;
+                let mut args = self.fold_into(&mut edit, reader, weight)?;
                 args[1 - weight] = of;
                 edit.set(reader, self.graph.node(reader).op.clone(), &args)
                     .ok_or("the factor does not fit the weight")?;

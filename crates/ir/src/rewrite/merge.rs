@@ -15,8 +15,22 @@ pub(super) fn find(graph: &Graph) -> Vec<Finding> {
     pairs(graph)
         .into_iter()
         .filter(|pair| !pair.of.iter().any(|value| constants[value.0]))
-        .map(|pair| Finding::new(graph, &pair.of, merged(graph, &pair)))
+        .map(|pair| {
+            let change = in_memory_twice(graph, &constants, &pair).map_or_else(|| merged(graph, &pair), Err);
+            Finding::new(graph, &pair.of, change)
+        })
         .collect()
+}
+
+/// Why a weight would be in memory both by itself and beside the other, in words, if it would.
+fn in_memory_twice(graph: &Graph, constants: &[bool], pair: &Pair) -> Option<String> {
+    let others = pair.others(graph)?;
+    if others[0] == others[1] {
+        return Some(format!("both read `{}`", graph.node(others[0]).name));
+    }
+    let mut weights = others.into_iter().zip(pair.of).filter(|(other, _)| constants[other.0]);
+    let need = weights.find_map(|(weight, reader)| other_need(graph, weight, reader))?;
+    Some(format!("{need}, so it would be in memory twice"))
 }
 
 /// Two contractions, the earlier first, and which of their operands is the same.
@@ -337,6 +351,16 @@ mod tests {
         assert_eq!(
             refusal(summed),
             "no dimension of `v` and `w` alone is left in the results"
+        );
+        assert_eq!(
+            refusal(&two("%b = einsum \"t d, q d -> t q\" %x, %v : f32[T, 3]")),
+            "both read `v`"
+        );
+        assert_eq!(
+            refusal(&two(
+                "%b = einsum \"t d, q d -> t q\" %x, %w : f32[T, 5] output \"w\" %w"
+            )),
+            "`w` is also the output \"w\", so it would be in memory twice"
         );
         let unknown = "%k = input \"k\" : f32[S, 8] %l = input \"l\" : f32[S, 8]
             %a = einsum \"t d, s d -> t s\" %x, %k : f32[T, S] %b = einsum \"t d, s d -> t s\" %x, %l : f32[T, S]

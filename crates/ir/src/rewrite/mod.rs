@@ -21,7 +21,7 @@ pub use cost::{Cost, CostError, Machine};
 pub use rule::{Change, Finding, Rule};
 
 use crate::graph::Graph;
-use crate::size::Dims;
+use crate::size::{Dims, Symbol};
 use crate::verify::{VerifyError, verify};
 use edit::Edit;
 use search::Search;
@@ -83,6 +83,21 @@ pub enum RewriteError {
 
 /// A gain below this part of the cost is rounding.
 const LEAST_GAIN: f64 = 1e-9;
+
+/// Rewrites `graph` by [`Rule::LOAD`], once for launches of any size, so that all read the same weights.
+///
+/// What these rules save, kernels and traffic between them, they save in every launch. They are judged by a small one, in which
+/// it shows.
+///
+/// # Errors
+/// As [`rewrite_with`], for symbols other than B, T and S.
+pub fn rewrite_weights(graph: &Graph, machine: &Machine) -> Result<Rewritten, RewriteError> {
+    let small = [(Symbol::B, 1), (Symbol::T, 1), (Symbol::S, 4096)];
+    let dims = small
+        .into_iter()
+        .fold(Dims::new(), |dims, (symbol, n)| dims.with(symbol, n));
+    rewrite_with(graph, &dims, machine, &Rule::LOAD)
+}
 
 /// Rewrites `graph` by [`Rule::LAUNCH`]: for launches of the sizes in `dims` on `machine`, with the weights as they are.
 ///

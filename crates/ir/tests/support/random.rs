@@ -162,8 +162,8 @@ impl Random<'_> {
             }
             15 if !shape.is_empty() => (Op::Add, vec![x, self.weight(&[last])]),
             16 if !shape.is_empty() => (Op::Mul, vec![x, self.weight(&[last])]),
-            17 | 18 if shape.len() > 1 => {
-                let rank = 1 + self.rng.below(shape.len() - 1);
+            17 | 18 if !shape.is_empty() => {
+                let rank = 1 + self.rng.below(shape.len());
                 (Op::ScaleRows, vec![x, self.weight(&shape[..rank])])
             }
             _ => return self.rope(x, &shape),

@@ -216,3 +216,6 @@ fn read_by(graph: &Graph, value: ValueId, prefills: &BTreeMap<ValueId, Prefill>)
         }),
     })
 }
+
+#[cfg(test)]
+mod tests;

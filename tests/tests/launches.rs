@@ -1,0 +1,31 @@
+//! How many kernels one decode step launches.
+
+use mlafuse::{DType, PlanKind, launch_dims, layer_graph, machine, plan_for};
+use mlafuse_ir::presets::preset;
+use mlafuse_ir::target::{Arch, Target};
+
+/// Of one layer of deepseek-v3, on whatever part.
+const FUSED: usize = 13;
+/// The same with a kernel for each node of the graph.
+const UNFUSED: usize = 21;
+
+#[test]
+fn a_decode_step_of_deepseek_v3_has_so_many_launches() {
+    let config = preset("deepseek-v3").unwrap();
+    let graph = layer_graph(&config, DType::BF16, 64).unwrap();
+    for arch in Arch::ALL {
+        let machine = machine(&Target::for_arch(arch), DType::BF16);
+        for sequences in [1, 16, 64] {
+            for (kind, launches) in [(PlanKind::Fused, FUSED), (PlanKind::Unfused, UNFUSED)] {
+                let plan = plan_for(&graph, kind, &launch_dims(sequences, 1, 4096, 64), &machine)
+                    .unwrap()
+                    .plan;
+                assert_eq!(
+                    plan.kernels.len(),
+                    launches,
+                    "{arch}, {sequences} sequences, {kind}:\n{plan}"
+                );
+            }
+        }
+    }
+}
