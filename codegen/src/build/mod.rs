@@ -79,8 +79,7 @@ fn node(program: ProgramBuilder, value: ValueId) -> Result<TileProgram, BuildErr
     let Some(node) = program.plan.graph.nodes.get(value.0) else {
         return Err(program.not_in_memory(value));
     };
-    if let Some((product, spec)) = product(program.plan, program.region) {
-        let chain = program.region.nodes.get(1..).unwrap_or_default();
+    if let Some(Product { product, spec, chain }) = product(program.plan, program.region) {
         let epilogue = Epilogue::new(&program, chain)?;
         return contract::build(program, [product, value], spec, &epilogue);
     }
@@ -106,13 +105,26 @@ fn node(program: ProgramBuilder, value: ValueId) -> Result<TileProgram, BuildErr
     }
 }
 
-/// The contraction that a node's region begins with.
-fn product<'a>(plan: &'a Plan, region: &Region) -> Option<(ValueId, &'a EinsumSpec)> {
-    let &first = region.nodes.first()?;
-    match &plan.graph.nodes.get(first.0)?.op {
-        Op::Einsum(spec) => Some((first, spec)),
+/// The contraction of a node's region.
+struct Product<'a> {
+    product: ValueId,
+    spec: &'a EinsumSpec,
+    /// What is done to its elements: the nodes after it.
+    chain: &'a [ValueId],
+}
+
+fn product<'a>(plan: &'a Plan, region: &'a Region) -> Option<Product<'a>> {
+    let spec_of = |value: ValueId| match &plan.graph.nodes.get(value.0)?.op {
+        Op::Einsum(spec) => Some(spec),
         _ => None,
-    }
+    };
+    let at = region.nodes.iter().position(|&node| spec_of(node).is_some())?;
+    let (&product, chain) = region.nodes.get(at..)?.split_first()?;
+    Some(Product {
+        product,
+        spec: spec_of(product)?,
+        chain,
+    })
 }
 
 #[cfg(test)]

@@ -95,7 +95,9 @@ pub(super) fn build(mut p: ProgramBuilder, region: &UpProjectionRegion) -> Resul
         body.push(Stmt::Load { dst, cols: 0..1, src });
         dst
     });
-    for part in &parts {
+    // What is multiplied comes last, when the registers of the other columns are free.
+    let (multiplied, others): (Vec<&Part>, Vec<&Part>) = parts.iter().partition(|part| part.is_multiplied(&p));
+    for part in others.into_iter().chain(multiplied) {
         let bias = epilogue.bias.map(|view| part.bias(&mut p, &mut body, &rows, view));
         epilogue.apply(&mut body, part.made, bias, factors);
         part.finish(&mut p, &mut body, &rows)?;
@@ -251,6 +253,10 @@ fn parts<'a>(
 impl Part<'_> {
     fn width(&self) -> usize {
         self.region.columns.len()
+    }
+
+    fn is_multiplied(&self, p: &ProgramBuilder) -> bool {
+        matches!(p.node(self.region.value).op, Op::Einsum(_))
     }
 
     /// The part's columns of a bias: of all heads, of the block's, or of every row's.

@@ -20,6 +20,7 @@ pub(super) fn name(intrinsic: Intrinsic) -> String {
         StoreSharedF32 => "store_shared_f32".into(),
         StoreShared32 => "store_shared_32".into(),
         StoreShared16 => "store_shared_16".into(),
+        LoadGlobalF32x2 => "load_global_f32x2".into(),
         StoreGlobalF32x2 => "store_global_f32x2".into(),
         StoreGlobal16x2 => "store_global_16x2".into(),
         StoreGlobal16x4 => "store_global_16x4".into(),
@@ -110,6 +111,11 @@ pub(super) fn definition(intrinsic: Intrinsic) -> String {
             "void",
             "store_shared_16(u32 at, u16 x)",
             r#"asm volatile("st.shared.b16 [%0], %1;" :: "r"(at), "h"(x) : "memory");"#,
+        ),
+        LoadGlobalF32x2 => function(
+            "void",
+            "load_global_f32x2(float* r, int at, const float* from, i64 index)",
+            r#"asm volatile("ld.global.v2.f32 {%0, %1}, [%2];" : "=f"(r[at]), "=f"(r[at + 1]) : "l"(from + index));"#,
         ),
         // A store of CUDA's vector types may come out as two, each of half the sectors' bytes.
         StoreGlobalF32x2 => function(

@@ -212,8 +212,60 @@ impl Cx<'_> {
         view_row
     }
 
-    /// Device memory to a fragment or row vector, element by element.
+    /// Device memory to a fragment or row vector.
     fn load_fragment(&self, dst: TileId, src: &View) -> Op {
+        let pairs = self.has_pairs(dst) && self.program.tile(dst).form == Form::Matrix;
+        let stmts = match pairs && self.dtype(src) == DType::F32 && self.in_wholes(src, 2) {
+            true => self.load_pairs(dst, src),
+            false => self.load_elements(dst, src),
+        };
+        Op {
+            comment: None,
+            stmts,
+            accesses: vec![],
+        }
+    }
+
+    /// Whether `n` neighbours from a multiple of `n` on lie side by side, aligned as one, and are all there or none.
+    pub(super) fn in_wholes(&self, view: &View, n: usize) -> bool {
+        let whole = |e: &tile::Expr| self.scalar(e).divided(n as i64).is_some();
+        let aligned = view.align.is_multiple_of(n) && matches!(view.col_stride, tile::Expr::Int(1));
+        aligned && whole(&view.col_start) && whole(&view.col_limit)
+    }
+
+    /// The two neighbours that a thread has at once, so that four lanes read a whole sector.
+    fn load_pairs(&self, dst: TileId, src: &View) -> Vec<Stmt> {
+        let name = self.tile_name(dst);
+        self.each_row(dst, |slot| {
+            let (mut body, present, start) = self.named_row(src, slot);
+            body.extend(self.each_pair(dst, slot, |pair| {
+                let zero = |more: usize| Stmt::Set {
+                    name: name.to_string(),
+                    at: pair.register.clone() + more,
+                    value: Expr::Float(0.0),
+                };
+                let index = start.clone() + pair.col.clone().cast(Ty::I64);
+                let load = Stmt::Do {
+                    intrinsic: Intrinsic::LoadGlobalF32x2,
+                    args: vec![
+                        Expr::Array(name.to_string()),
+                        pair.register.clone(),
+                        self.pointer(src),
+                        index,
+                    ],
+                };
+                let present = present.and(self.col_present(src, pair.col.clone()));
+                let load = Stmt::If {
+                    cond: present,
+                    body: vec![load],
+                };
+                vec![zero(0), zero(1), load]
+            }));
+            body
+        })
+    }
+
+    fn load_elements(&self, dst: TileId, src: &View) -> Vec<Stmt> {
         let dtype = self.dtype(src);
         let name = self.tile_name(dst);
         let value = |present: Expr, index: Expr| {
@@ -225,7 +277,7 @@ impl Cx<'_> {
             at,
             value,
         };
-        let stmts = self.each_row(dst, |slot| {
+        self.each_row(dst, |slot| {
             let (mut body, present, start) = self.named_row(src, slot);
             body.extend(match self.program.tile(dst).form {
                 Form::Matrix => self.each_col(dst, slot, |element| {
@@ -237,12 +289,7 @@ impl Cx<'_> {
                 _ => vec![set(slot.vector.clone(), value(present, start))],
             });
             body
-        });
-        Op {
-            comment: None,
-            stmts,
-            accesses: vec![],
-        }
+        })
     }
 
     /// The row of a view at a fragment's row, with names for whether it is there and where it starts.

@@ -31,14 +31,10 @@ impl Cx<'_> {
 
     /// Whether four neighbours can be stored at once: none of them is there without the others.
     fn stores_fours(&self, dst: &View, src: TileId, cols: &Columns) -> bool {
-        let whole = |e: &tile::Expr| self.scalar(e).divided(4).is_some();
-        let aligned = dst.align.is_multiple_of(4) && matches!(dst.col_stride, tile::Expr::Int(1));
         self.dtype(dst).size_bytes() == 2
             && self.has_fours(src)
-            && aligned
+            && self.in_wholes(dst, 4)
             && [cols.start, cols.end].iter().all(|col| col.is_multiple_of(4))
-            && whole(&dst.col_start)
-            && whole(&dst.col_limit)
     }
 
     fn stores_pairs(&self, dst: &View, src: TileId, cols: &Columns) -> bool {

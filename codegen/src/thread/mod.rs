@@ -67,6 +67,8 @@ pub enum Intrinsic {
     StoreShared32,
     /// One 16-bit element to shared memory: (address, element).
     StoreShared16,
+    /// Two adjacent f32 of device memory, 8-byte aligned, into r\[at..at + 2\]: (register array, at, pointer, index).
+    LoadGlobalF32x2,
     /// Two adjacent f32 to device memory, 8-byte aligned: (pointer, index, low, high).
     StoreGlobalF32x2,
     /// Two adjacent 16-bit elements, packed, to device memory, 4-byte aligned: (pointer, index, word).

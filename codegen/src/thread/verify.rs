@@ -143,7 +143,7 @@ fn operands(intrinsic: Intrinsic, found: usize) -> Result<(), String> {
         Exp2 | Log2 | Rsqrt | WarpSum | ToFloat(_) | FromFloat(_) | LoadSharedF32 | LoadShared16 => 1,
         ShuffleXor | Pack2(_) | StoreSharedF32 | StoreShared32 | StoreShared16 => 2,
         StoreGlobal16x2 | LoadMatrix4 | LoadMatrix4Transposed | LoadMatrix2 | LoadMatrix2Transposed => 3,
-        StoreGlobalF32x2 | StoreGlobal16x4 | CopyAsync(..) => 4,
+        LoadGlobalF32x2 | StoreGlobalF32x2 | StoreGlobal16x4 | CopyAsync(..) => 4,
         Mma(_) => 6,
     };
     match found == wanted {

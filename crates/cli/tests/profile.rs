@@ -74,7 +74,7 @@ fn the_processor_is_timed() {
     assert!(
         reasons
             .iter()
-            .any(|reason| reason.as_str().unwrap().contains("rope_q_pe"))
+            .any(|reason| reason.as_str().unwrap().contains("einsum_out"))
     );
 }
 

@@ -20,7 +20,7 @@ pub struct Prepared {
 #[derive(Clone, Debug, PartialEq)]
 pub struct PreparedWeight {
     /// What the prepared graph reads it by: the names of the weights it is made of, with `|` between those that lie side by
-    /// side and `*` between others, as `(W_UQ|W_QR)*g_q`. Of a weight that is read as it is, its own name.
+    /// side and `*` between others, as `W_UQ|W_QR*g_q`. Of a weight that is read as it is, its own name.
     pub name: String,
     /// Its storage type and shape, all constants.
     pub ty: Ty,
@@ -156,19 +156,13 @@ impl Names {
 /// The names of the weights that `value` is made of.
 fn made_of(graph: &Graph, value: ValueId) -> String {
     let node = graph.node(value);
-    let args = node.args.iter().map(|&arg| (made_of(graph, arg), &graph.node(arg).op));
-    match (&node.op, node.args.len()) {
-        (Op::Input { name, .. }, _) => name.clone(),
-        (Op::Concat { .. }, _) => args.map(|(name, _)| name).collect::<Vec<_>>().join("|"),
-        (_, 1) => args.map(|(name, _)| name).collect(),
-        _ => {
-            let factor = |(name, op): (String, &Op)| match op {
-                Op::Concat { .. } => format!("({name})"),
-                _ => name,
-            };
-            args.map(factor).collect::<Vec<_>>().join("*")
-        }
-    }
+    let between = match &node.op {
+        Op::Input { name, .. } => return name.clone(),
+        Op::Concat { .. } => "|",
+        _ => "*",
+    };
+    let args: Vec<String> = node.args.iter().map(|&arg| made_of(graph, arg)).collect();
+    args.join(between)
 }
 
 /// What lies side by side in the memory of `value`.

@@ -281,7 +281,7 @@ fn long_prefill_absorbs_nothing() {
 }
 
 #[test]
-fn prepared_weights_leave_seven_kernels_and_still_absorb() {
+fn prepared_weights_leave_six_kernels_and_still_absorb() {
     let graph = build_layer(&preset("deepseek-v3").unwrap(), &LayerOptions::default()).unwrap();
     let [weights, decode] = prepared(&graph, 1);
     let text = weights.graph.to_string();
@@ -300,7 +300,7 @@ fn prepared_weights_leave_seven_kernels_and_still_absorb() {
         "scores_nope = (q_nope · w_uk_w_uv_k_nope) · c",
     ];
     assert_eq!(changes, expected, "{}", decode.to_text());
-    assert_eq!(kernels(&decode), 7, "{}", decode.to_text());
+    assert_eq!(kernels(&decode), 6, "{}", decode.to_text());
     let [_, prefill] = prepared(&graph, 4096);
     assert_eq!(applied(&prefill), Vec::<&str>::new(), "{}", prefill.to_text());
 }

@@ -229,16 +229,6 @@ fn heads_side_by_side_are_runs_of_rows() {
 }
 
 #[test]
-fn a_gain_of_all_that_lies_side_by_side_is_outside_of_brackets() {
-    let text = "graph g { %x = input \"x\" : bf16[T, 8] %a = weight \"W_UQ\" : bf16[3, 5, 8] %b = weight \"W_QR\" : bf16[3, 2, 8]
-        %g = weight \"g\" : bf16[8] %w = concat axis=1 %a, %b : bf16[3, 7, 8] %f = mul %w, %g : bf16[3, 7, 8]
-        %y = einsum \"t d, h n d -> t h n\" %x, %f : bf16[T, 3, 7] output \"y\" %y }";
-    let prepared = prepare(&parse(text).unwrap()).unwrap();
-    let names: Vec<&str> = prepared.weights.iter().map(|weight| weight.name.as_str()).collect();
-    assert_eq!(names, ["(W_UQ|W_QR)*g"]);
-}
-
-#[test]
 fn names_are_unique_and_plans_have_them() {
     let text = "graph g { %x = input \"W_A*W_A\" : f32[T, 4] %a = weight \"W_A\" : f32[4]
         %p = mul %a, %a : f32[4] %q = add %a, %a : f32[4]

@@ -61,7 +61,7 @@ pub struct MlaLayer {
 }
 
 enum Backend {
-    Device(OnDevice),
+    Device(Box<OnDevice>),
     F32(Reference<f32>),
     F64(Reference<f64>),
 }
@@ -125,7 +125,10 @@ impl MlaLayer {
         let backend = match options.device {
             DeviceSpec::Reference { f64: false } => Backend::F32(Reference::new(graph, weights, report)?),
             DeviceSpec::Reference { f64: true } => Backend::F64(Reference::new(graph, weights, report)?),
-            spec => Backend::Device(OnDevice::new(open(spec)?, &graph, weights, options.dtype, report)?),
+            spec => {
+                let on_device = OnDevice::new(open(spec)?, &graph, weights, options.dtype, report)?;
+                Backend::Device(Box::new(on_device))
+            }
         };
         Ok(MlaLayer::of(config, options, backend))
     }

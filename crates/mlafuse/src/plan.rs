@@ -8,9 +8,9 @@ use mlafuse_ir::graph::Graph;
 use mlafuse_ir::layer::{self, build_layer};
 use mlafuse_ir::plan::{Plan, fused, unfused};
 use mlafuse_ir::prepare::{Prepared, prepare};
-use mlafuse_ir::rewrite::{Machine, RewriteError, Rewritten, Rule, rewrite, rewrite_with};
+use mlafuse_ir::rewrite::{Machine, RewriteError, Rewritten, rewrite, rewrite_weights};
 use mlafuse_ir::size::{Dims, Symbol};
-use mlafuse_ir::target::Target;
+use mlafuse_ir::target::{Arch, Target};
 use mlafuse_runtime::Device;
 use mlafuse_tensor::DType;
 
@@ -122,17 +122,13 @@ pub fn machine(target: &Target, dtype: DType) -> Machine {
     }
 }
 
-/// What the CPU's cost model counts with: one socket of a server, about, and a wake-up of its threads. Only the ratios
-/// matter to rewriting.
-const CPU: Machine = Machine {
-    flops_per_s: 2e12,
-    bytes_per_s: 2e11,
-    launch_s: 5e-6,
-};
-
-/// What the rewrites' cost model knows of a device, in `dtype`: [`MlaLayer`](crate::MlaLayer) plans with it.
+/// What the rewrites' cost model knows of a device, in `dtype`: [`MlaLayer`](crate::MlaLayer) plans with it. The processor has
+/// the plans of the part that `mlafuse emit` shows where none is named, so that what is shown is what runs.
 pub fn machine_of(device: &dyn Device, dtype: DType) -> Machine {
-    device.target().map_or(CPU, |target| machine(target, dtype))
+    match device.target() {
+        Some(target) => machine(target, dtype),
+        None => machine(&Target::for_arch(Arch::Sm80), dtype),
+    }
 }
 
 /// A layer's graph once its weights are loaded: what every plan of the layer starts from.
@@ -153,7 +149,8 @@ impl PreparedLayer {
     /// # Errors
     /// Where the graph is not sound.
     pub fn new(graph: &Graph, machine: &Machine) -> Result<PreparedLayer, Error> {
-        let rewritten = at_load(graph, machine)?;
+        let _span = tracing::info_span!("prepare", graph = %graph.name).entered();
+        let rewritten = rewrite_weights(graph, machine)?;
         let prepared = prepare(&rewritten.graph).map_err(RewriteError::from)?;
         Ok(PreparedLayer {
             graph: graph.clone(),
@@ -191,12 +188,6 @@ impl PreparedLayer {
     }
 }
 
-/// What is rewritten once, whatever the launch. One new token on 4,096 cached ones says what pays.
-fn at_load(graph: &Graph, machine: &Machine) -> Result<Rewritten, Error> {
-    let _span = tracing::info_span!("rewrite_at_load", graph = %graph.name).entered();
-    Ok(rewrite_with(graph, &launch_dims(1, 1, 4096, 64), machine, &Rule::LOAD)?)
-}
-
 /// Rewrites and plans `graph` (of [`layer_graph`]) for launches of the sizes in `dims` (of [`launch_dims`]) on `machine`, as
 /// [`MlaLayer`](crate::MlaLayer) does: what its weights alone decide first ([`PreparedLayer`]).
 ///
@@ -219,7 +210,6 @@ mod tests {
     use super::*;
     use mlafuse_ir::plan::RegionKind;
     use mlafuse_ir::rewrite::Outcome;
-    use mlafuse_ir::target::Arch;
 
     fn plan_of(kind: PlanKind, new_tokens: usize, cached: usize) -> LayerPlan {
         let config = mlafuse_ir::presets::preset("deepseek-v3").unwrap();

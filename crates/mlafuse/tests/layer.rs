@@ -165,15 +165,14 @@ fn kernels_are_those_of_the_plan() {
         let step = run(&layer, &[[20, 20], [new, new]], 1).remove(1);
         step.kernels.into_iter().map(|kernel| kernel.name).collect::<Vec<_>>()
     };
-    for (new, attention) in [(1, &["attention", "combine"][..]), (64, &["prefill"])] {
+    for new in [1, 64] {
+        // Absorbed or not, as the cost model likes.
+        let one_kernel = |name: &String| name == "attention" || name == "prefill";
         let fused = names(PlanKind::Fused, new);
-        assert!(
-            attention.iter().all(|kernel| fused.iter().any(|name| name == kernel)),
-            "{fused:?}"
-        );
+        assert!(fused.iter().any(one_kernel), "{fused:?}");
         let unfused = names(PlanKind::Unfused, new);
         assert!(
-            unfused.len() > fused.len() && unfused.iter().all(|name| !attention.contains(&name.as_str())),
+            unfused.len() > fused.len() && !unfused.iter().any(one_kernel),
             "{unfused:?}"
         );
     }

@@ -268,7 +268,7 @@ mod tests {
             expected.map(|(name, bytes, flops)| (name.to_string(), bytes, flops))
         );
         let error = kernel_work(&plan, &plan.kernels[0], &Dims::new()).unwrap_err();
-        assert!(error.to_string().contains("`x` (200*T)"), "{error}");
+        assert!(error.to_string().contains("`y` (200*T)"), "{error}");
     }
 
     const ATTENTION: &str = "graph g {
@@ -370,5 +370,56 @@ mod tests {
         let (weight, output) = (3 * 5 * 8 * 2, 2 * 3 * 5 * 2);
         assert_eq!(work.bytes, partial + weight + output);
         assert_eq!(work.flops, 2 * 2 * 3 * 8 * 5);
+    }
+
+    const PREFILL: &str = "graph g {
+        %cache = input \"cache\" : bf16[N, 4, 10] %table = input \"block_table\" : i32[B, P]
+        %q_len = input \"q_len\" : i32[B] %kv_len = input \"kv_len\" : i32[B]
+        %q = input \"q\" : bf16[B, T, 3, 5] %q_pe = input \"q_pe\" : bf16[B, T, 3, 2]
+        %w_k = input \"w_k\" : bf16[3, 5, 8] %w_v = input \"w_v\" : bf16[3, 6, 8]
+        %rows = cache_read %cache, %table, %kv_len : bf16[B, S, 10]
+        %c = slice axis=2 start=0 len=8 %rows : bf16[B, S, 8]
+        %kr = slice axis=2 start=8 len=2 %rows : bf16[B, S, 2]
+        %k = einsum \"b s c, h n c -> b s h n\" %c, %w_k : bf16[B, S, 3, 5]
+        %v = einsum \"b s c, h v c -> b s h v\" %c, %w_v : bf16[B, S, 3, 6]
+        %own = einsum \"b t h n, b s h n -> b t h s\" %q, %k : f32[B, T, 3, S]
+        %shared = einsum \"b t h r, b s r -> b t h s\" %q_pe, %kr : f32[B, T, 3, S]
+        %scores = add %own, %shared : f32[B, T, 3, S]
+        %masked = mask %scores, %q_len, %kv_len : f32[B, T, 3, S]
+        %p = softmax %masked : bf16[B, T, 3, S]
+        %o = einsum \"b t h s, b s h v -> b t h v\" %p, %v : bf16[B, T, 3, 6]
+        output \"o\" %o }";
+
+    #[test]
+    fn prefill_reads_columns_of_rows_and_computes_what_is_seen() {
+        let dims = [
+            (Symbol::B, 2),
+            (Symbol::T, 4),
+            (Symbol::S, 7),
+            (Symbol::P, 2),
+            (Symbol::N, 99),
+        ];
+        let dims = dims
+            .into_iter()
+            .fold(Dims::new(), |dims, (symbol, n)| dims.with(symbol, n));
+        let (table, lens) = (2 * 2 * 4, 2 * 4);
+        let [k, v] = [5, 6].map(|width| 2 * 7 * 3 * width * 2);
+        let latents = 2 * 7 * 8 * 2 + table + lens;
+        let queries = 2 * 4 * 3 * (5 + 2) * 2;
+        // Of seven keys the four tokens see 4, 5, 6 and 7.
+        let seen = 2 * (4 + 5 + 6 + 7);
+        let expected = [
+            ("einsum_k", latents + 3 * 5 * 8 * 2 + k, 2 * 2 * 7 * 3 * 5 * 8),
+            ("einsum_v", latents + 3 * 6 * 8 * 2 + v, 2 * 2 * 7 * 3 * 6 * 8),
+            (
+                "prefill",
+                queries + k + 2 * 7 * 2 * 2 + table + v + 2 * lens + 2 * 4 * 3 * 6 * 2,
+                2 * seen * 3 * (5 + 2 + 6),
+            ),
+        ];
+        assert_eq!(
+            works(&fused(&parse(PREFILL).unwrap()).unwrap(), &dims),
+            expected.map(|(name, bytes, flops)| (name.to_string(), bytes, flops))
+        );
     }
 }

@@ -229,6 +229,21 @@ impl Block<'_, '_> {
                 let element = self.ints(element, mask)?;
                 self.store_shared(at, mask, |thread| (element.at(thread) as u16).to_le_bytes())
             }
+            (LoadGlobalF32x2, [array, at, pointer, index]) => {
+                let (array, at) = self.registers(array, at, 2, mask)?;
+                let (pointer, index) = (self.pointer(pointer)?, self.ints(index, mask)?);
+                if let Some(thread) = mask.active().find(|&thread| index.at(thread) % 2 != 0) {
+                    return Err(format!(
+                        "thread {thread} loads two elements from element {}",
+                        index.at(thread)
+                    ));
+                }
+                for i in 0..2 {
+                    let value = self.load_global(pointer, &index.map(|index| index + i), mask)?;
+                    self.arrays[array][at + i as usize].write(value, mask)?;
+                }
+                Ok(())
+            }
             (StoreGlobalF32x2, [pointer, index, low, high]) => {
                 let (pointer, index) = (self.pointer(pointer)?, self.ints(index, mask)?);
                 let (low, high) = (self.floats(low, mask)?, self.floats(high, mask)?);

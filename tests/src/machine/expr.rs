@@ -105,7 +105,7 @@ impl Block<'_, '_> {
         })
     }
 
-    fn load_global(&self, pointer: usize, at: &Lanes<i64>, mask: &Mask) -> Result<Value, String> {
+    pub(super) fn load_global(&self, pointer: usize, at: &Lanes<i64>, mask: &Mask) -> Result<Value, String> {
         let pointer = &self.code.pointers[pointer];
         let size = pointer.dtype.size_bytes();
         let load = |thread: usize| {

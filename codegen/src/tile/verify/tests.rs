@@ -333,6 +333,35 @@ fn elements_are_known_only_in_maps() {
 }
 
 #[test]
+fn gathered_rows_depend_on_the_row_alone() {
+    let gather = |index: Expr| {
+        move |p: &mut TileProgram| {
+            source(&mut p.body[at::LOAD_Q]).rows = Rows::Gathered {
+                index,
+                stride: 48.into(),
+                limit: 7.into(),
+            };
+        }
+    };
+    let mut program = attention();
+    gather(Expr::Row / 2)(&mut program);
+    verify(&program).unwrap();
+    assert!(
+        program.to_string().contains(" gathered(row row / 2 < 7, row 48), "),
+        "{program}"
+    );
+    for expr in [Expr::Col, Expr::Tile(M)] {
+        assert!(matches!(
+            fault(gather(expr)),
+            Fault::Misplaced {
+                place: "the index of a gathered row",
+                ..
+            }
+        ));
+    }
+}
+
+#[test]
 fn views_fit_their_tensors() {
     let access = fault(|p| source(&mut p.body[at::LOAD_Q]).param = OUT);
     assert_eq!(

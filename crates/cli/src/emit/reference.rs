@@ -45,8 +45,6 @@ pub fn expected(plan: &Plan, region: &Region, dims: &Dims, memory: &Memory, spli
     check_cost(plan, region, dims)?;
     let (reads, buffers) = (Reads { plan, dims, memory }, &memory.buffers);
     match &region.kind {
-        // Rows past a length are never written.
-        RegionKind::Node(_) if reads.skips_rows(region) => Ok(BTreeMap::new()),
         RegionKind::Node(_) | RegionKind::UpProjection(_) => {
             let mut expected = Expected::new();
             for value in plan.results(region) {
@@ -102,16 +100,6 @@ impl Reads<'_> {
         let mut data = vec![f64::NAN; self.plan.buffer(view.buffer).size.value(self.dims).unwrap_or(0)];
         scatter(view, self.dims, elements, &mut data)?;
         Ok(BTreeMap::from([(view.buffer, data)]))
-    }
-
-    /// Whether the kernel makes rows of cached tokens only, and not all sequences are of the whole length.
-    fn skips_rows(&self, region: &Region) -> bool {
-        let cached = self.dims.get(Symbol::S).unwrap_or(0);
-        let (_, before) = region.nodes.split_last().unwrap_or((&ValueId(0), &[]));
-        let reads_cache = before
-            .iter()
-            .any(|&node| self.plan.graph.node(node).op == Op::CacheRead);
-        reads_cache && self.memory.kv_lens.iter().any(|&len| len < cached)
     }
 
     /// A value in f64, through its view.
@@ -270,8 +258,10 @@ impl Part<'_> {
             return Ok(place);
         }
         let node = self.reads.plan.graph.node(value).clone();
+        let given = self.given.as_ref().is_some_and(|(given, _)| *given == value);
         // What is in no memory is computed on the way: columns of the cached rows, say.
-        let node = match self.nodes.contains(&value) || self.reads.plan.view(value).is_none() {
+        let computed = self.nodes.contains(&value) || self.reads.plan.view(value).is_none();
+        let node = match computed && !given {
             true => {
                 let args = node.args.iter().map(|&arg| self.place(arg)).collect::<Result<_>>()?;
                 Node { args, ..node }

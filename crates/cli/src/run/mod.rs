@@ -130,8 +130,8 @@ pub fn run(args: &Args) -> Result<Report> {
         .as_deref()
         .map(|file| Expectation::read(file, &inputs))
         .transpose()?;
-    let layer = load(args, &config)?;
     options::use_threads(args.threads)?;
+    let layer = load(args, &config)?;
     let outcome = compute(args, &layer, &inputs)?;
     let mut tensors = vec![("prefill_out", outcome.prefill.clone())];
     tensors.extend(outcome.decode.clone().map(|decode| ("decode_out", decode)));

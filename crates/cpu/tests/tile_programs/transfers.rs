@@ -112,6 +112,39 @@ fn columns_may_be_strided_either_way_and_rows_repeated() {
     }
 }
 
+#[test]
+fn rows_may_be_gathered() {
+    // Row i of the tile is the row of x that `at` names at i / 2; x has 3 rows.
+    let mut p = Build::new();
+    let (x, at, y) = (
+        p.input("x", DType::F32),
+        p.input("at", DType::I32),
+        p.output("y", DType::F32),
+    );
+    let tile = p.fragment(6, 2);
+    let index = Expr::Load(at, Box::new(Expr::Row / 2));
+    let rows = Rows::Gathered {
+        index,
+        stride: 2.into(),
+        limit: 3.into(),
+    };
+    p.load(
+        tile,
+        View {
+            rows,
+            ..matrix(x, 6, 2)
+        },
+    );
+    p.store(matrix(y, 6, 2), tile);
+    let x: Vec<f32> = (1..7).map(|i| i as f32).collect();
+    let at: Vec<u8> = [2i32, 0, 3].iter().flat_map(|i| i.to_ne_bytes()).collect();
+    // There is no fourth row.
+    let expected = [5.0, 6.0, 5.0, 6.0, 1.0, 2.0, 1.0, 2.0, 0.0, 0.0, 0.0, 0.0];
+    for (_, out) in p.run_all(&Dims::new(), &[f32_bytes(&x), at, vec![0; 12 * 4]]) {
+        assert_eq!(to_f32(&out[2]), expected);
+    }
+}
+
 /// Copies `len` tokens from `first` on of one sequence; pages of 4 rows, 3 wide, 16 elements a page.
 fn paged_copy(rows: usize) -> Build {
     let mut p = Build::new();

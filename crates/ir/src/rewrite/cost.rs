@@ -2,7 +2,7 @@
 //! fusion is expected to make of it, and the time of launching it.
 
 use super::edit::is_output;
-use super::kernels::{is_view, kernels};
+use super::kernels::{is_view, kernels, shares_values};
 use crate::graph::{Graph, Op, Ty, ValueId};
 use crate::size::{Dim, Dims, Symbol};
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,13 +52,13 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// The cost of one kernel: its launch, and the slower of its arithmetic and its traffic.
-    fn of_kernel(flops: f64, bytes: f64, machine: &Machine) -> Cost {
+    /// The cost of a kernel, or of several that share the work: each launch, and the slower of arithmetic and traffic.
+    fn of_kernels(kernels: usize, flops: f64, bytes: f64, machine: &Machine) -> Cost {
         Cost {
             flops,
             bytes,
-            kernels: 1,
-            seconds: machine.launch_s + (flops / machine.flops_per_s).max(bytes / machine.bytes_per_s),
+            kernels,
+            seconds: machine.launch_s * kernels as f64 + (flops / machine.flops_per_s).max(bytes / machine.bytes_per_s),
         }
     }
 
@@ -158,8 +158,11 @@ pub fn graph_cost(graph: &Graph, dims: &Dims, machine: &Machine) -> Result<Cost,
     }
     let model = Model { graph, dims };
     members
-        .values()
-        .map(|nodes| Ok(Cost::of_kernel(model.flops(nodes)?, model.bytes(nodes)?, machine)))
+        .iter()
+        .map(|(&kernel, nodes)| {
+            let (flops, bytes) = (model.flops(nodes)?, model.bytes(nodes)?);
+            Ok(Cost::of_kernels(model.launches(kernel, nodes), flops, bytes, machine))
+        })
         .sum()
 }
 
@@ -209,6 +212,12 @@ struct Model<'a> {
 }
 
 impl Model<'_> {
+    /// Kernels of `nodes`, named by `kernel`: attention that is split has one more, which combines the parts.
+    fn launches(&self, kernel: ValueId, nodes: &[ValueId]) -> usize {
+        let softmax = nodes.iter().any(|&node| self.graph.node(node).op == Op::Softmax);
+        1 + usize::from(softmax && nodes.len() > 1 && shares_values(self.graph, kernel))
+    }
+
     /// Operations of the kernel of `nodes`. Constant factors before a softmax are part of its exponent's.
     fn flops(&self, nodes: &[ValueId]) -> Result<f64, CostError> {
         let op = |node: &ValueId| &self.graph.node(*node).op;
@@ -327,7 +336,7 @@ mod tests {
             %o = einsum \"b t h s, b s c -> b t h c\" %p, %k : f32[B, T, 4, 8] output \"o\" %o";
         let (rows, queries, scores) = (100.0 * 8.0, 2.0 * 4.0 * 8.0, 2.0 * 4.0 * 100.0);
         let flops = 2.0 * 2.0 * scores * 8.0 + 4.0 * scores + scores;
-        assert_eq!(counted(body), (4.0 * (rows + 2.0 * queries), 1, flops));
+        assert_eq!(counted(body), (4.0 * (rows + 2.0 * queries), 2, flops));
     }
 
     #[test]

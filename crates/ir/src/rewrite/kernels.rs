@@ -7,9 +7,11 @@ use std::collections::BTreeSet;
 /// For each value, the node that names the kernel which makes it; `None` for what no kernel makes.
 ///
 /// No kernel makes inputs, views and what follows from weights alone: that is made once, at load. One kernel makes
-/// - attention: a softmax, the scores before it, and the contraction that sums over its last dimension;
+/// - attention: a softmax, the scores before it, the contraction that sums over its last dimension, and what projects the
+///   result of each head after that where the heads share their values;
 /// - a cache's new rows with the norm, rope and factors on the way to them;
-/// - a contraction with what follows it element by element, and the row norms of its operands that this needs.
+/// - a contraction with what follows it element by element or multiplies each head with a weight of its own, and the row
+///   norms of its operands that this needs.
 pub(super) fn kernels(graph: &Graph) -> Vec<Option<ValueId>> {
     let constants = graph.constants();
     let mut kernels: Vec<Option<ValueId>> = graph
@@ -23,6 +25,14 @@ pub(super) fn kernels(graph: &Graph) -> Vec<Option<ValueId>> {
         };
         taken.extend(nodes.iter().chain([&sum]).copied());
         nodes.iter().for_each(|node| kernels[node.0] = Some(sum));
+        let projection = graph.users(sum).first().copied();
+        if let Some(projection) = projection.filter(|&reader| {
+            let private = private(graph, sum) && !taken.contains(&reader);
+            private && shares_values(graph, sum) && is_of_each_head(graph, &constants, reader)
+        }) {
+            taken.insert(projection);
+            kernels[projection.0] = Some(sum);
+        }
     }
     for write in graph.values().filter(|&value| graph.node(value).op == Op::CacheWrite) {
         for node in on_the_way(graph, write) {
@@ -76,7 +86,7 @@ fn attention(graph: &Graph, softmax: ValueId) -> Option<(Vec<ValueId>, ValueId)>
             return None;
         }
         match (&node.op, node.args.as_slice()) {
-            (Op::Einsum(_), _) => {}
+            (Op::Einsum(spec), _) if has_queries(spec) => {}
             (Op::Mask | Op::Scale { .. } | Op::Cast, [x, ..]) => open.push(*x),
             (Op::Add, [a, b]) if graph.ty(*a).shape == graph.ty(*b).shape => open.extend([a, b]),
             _ => return None,
@@ -86,15 +96,44 @@ fn attention(graph: &Graph, softmax: ValueId) -> Option<(Vec<ValueId>, ValueId)>
     Some((nodes, sum))
 }
 
-/// Whether a contraction sums over the last dimension of `weights`, one of its operands.
+/// Whether one operand has a row for each row of the scores: the planner joins no others.
+fn has_queries(spec: &EinsumSpec) -> bool {
+    let rows = spec.out.len().saturating_sub(1);
+    let queries = |labels: &[String]| labels.len() == rows + 1 && labels.starts_with(&spec.out[..rows]);
+    queries(&spec.a) || queries(&spec.b)
+}
+
+/// Whether the attention whose last node is `sum` has fewer values than rows of weights, so that it is split over them and
+/// combined by a kernel of its own.
+pub(super) fn shares_values(graph: &Graph, sum: ValueId) -> bool {
+    match &graph.node(sum).op {
+        Op::Einsum(spec) => spec.a.len().min(spec.b.len()) < spec.out.len(),
+        _ => false,
+    }
+}
+
+/// Whether `value` multiplies the rows of its first argument with a weight that differs from head to head.
+fn is_of_each_head(graph: &Graph, constants: &[bool], value: ValueId) -> bool {
+    let (Op::Einsum(spec), &[_, weight]) = (&graph.node(value).op, graph.node(value).args.as_slice()) else {
+        return false;
+    };
+    let rows = spec.a.len().saturating_sub(1);
+    let keeps_rows = spec.out.len() == rows + 1 && spec.out.starts_with(&spec.a[..rows]);
+    let heads = spec.a[..rows].iter().any(|label| spec.b.contains(label));
+    constants[weight.0] && keeps_rows && heads
+}
+
+/// Whether a contraction sums over the last dimension of `weights`, one of its operands, and keeps the others.
 fn sums_last(spec: &EinsumSpec, graph: &Graph, einsum: ValueId, weights: ValueId) -> bool {
     let (of, other) = match graph.node(einsum).args.as_slice() {
         [a, b] if *a == weights && *b != weights => (&spec.a, &spec.b),
         [a, b] if *b == weights && *a != weights => (&spec.b, &spec.a),
         _ => return false,
     };
-    of.last()
-        .is_some_and(|label| other.contains(label) && !spec.out.contains(label))
+    of.split_last().is_some_and(|(last, rows)| {
+        let keeps_rows = spec.out.len() == of.len() && spec.out.starts_with(rows);
+        other.contains(last) && !spec.out.contains(last) && keeps_rows
+    })
 }
 
 /// What a cache write computes of its new rows itself.
@@ -116,8 +155,8 @@ fn on_the_way(graph: &Graph, write: ValueId) -> Vec<ValueId> {
     nodes
 }
 
-/// The contraction's kernel that `value` can be computed in, where it works element by element on what that makes and
-/// nothing else reads it before.
+/// The contraction's kernel that `value` can be computed in, where it works row by row on what that makes and nothing else
+/// reads it before.
 fn followed(
     graph: &Graph,
     kernels: &[Option<ValueId>],
@@ -131,6 +170,7 @@ fn followed(
         (Op::Scale { .. } | Op::Cast | Op::Rope { .. }, _) => true,
         (Op::Add | Op::Mul, Some(other)) => constants[other.0],
         (Op::ScaleRows, Some(&rows)) => !depends_on(graph, rows, base),
+        (Op::Einsum(_), _) => is_of_each_head(graph, constants, value),
         _ => false,
     };
     let kernel = kernels[base.0]?;
@@ -215,6 +255,29 @@ mod tests {
         assert_eq!(made(body), pairs(&[("x", "o"), ("m", "o"), ("p", "o"), ("o", "o")]));
         let body = format!("{body} output \"p\" %p");
         assert_eq!(made(&body), pairs(&[("x", "x"), ("m", "m"), ("p", "p"), ("o", "o")]));
+    }
+
+    #[test]
+    fn each_heads_weight_joins_the_kernel_before_it() {
+        let body = "%x = input \"x\" : f32[B, T, 8] %k = input \"k\" : f32[B, S, 6] %w = weight \"w\" : f32[4, 2, 8]
+            %u = weight \"u\" : f32[4, 2, 6] %v = weight \"v\" : f32[4, 3, 6]
+            %y = einsum \"b t d, h n d -> b t h n\" %x, %w : f32[B, T, 4, 2]
+            %q = einsum \"b t h n, h n c -> b t h c\" %y, %u : f32[B, T, 4, 6]
+            %s = einsum \"b t h c, b s c -> b t h s\" %q, %k : f32[B, T, 4, S] %p = softmax %s : f32[B, T, 4, S]
+            %z = einsum \"b t h s, b s c -> b t h c\" %p, %k : f32[B, T, 4, 6]
+            %o = einsum \"b t h c, h v c -> b t h v\" %z, %v : f32[B, T, 4, 3] output \"o\" %o";
+        assert_eq!(
+            made(body),
+            pairs(&[("y", "y"), ("q", "y"), ("s", "z"), ("p", "z"), ("z", "z"), ("o", "z")])
+        );
+    }
+
+    #[test]
+    fn scores_without_a_query_for_each_row_are_in_memory() {
+        let body = "%x = input \"x\" : f32[B, T, 8] %k = input \"k\" : f32[B, S, 4, 8] %v = input \"v\" : f32[B, S, 6]
+            %s = einsum \"b t d, b s h d -> b t h s\" %x, %k : f32[B, T, 4, S] %p = softmax %s : f32[B, T, 4, S]
+            %z = einsum \"b t h s, b s c -> b t h c\" %p, %v : f32[B, T, 4, 6] output \"z\" %z";
+        assert_eq!(made(body), pairs(&[("s", "s"), ("p", "p"), ("z", "z")]));
     }
 
     #[test]

@@ -44,8 +44,9 @@ impl Search<'_> {
             for form in &level {
                 next.extend(self.changed(form)?);
             }
-            // A stable sort: of forms that cost the same, the first found stays first.
-            next.sort_by(|a, b| a.cost.seconds.total_cmp(&b.cost.seconds));
+            // A stable sort: of forms that cost the same, the first found stays first. In f32, where a sum's rounding, which
+            // differs from one machine to another, is no difference.
+            next.sort_by(|a, b| (a.cost.seconds as f32).total_cmp(&(b.cost.seconds as f32)));
             match next.first() {
                 Some(best) if best.cost.seconds < form.cost.seconds * (1.0 - LEAST_GAIN) => {
                     return Ok(Some(best.clone()));

@@ -152,7 +152,7 @@ impl Random<'_> {
             }
             11 => (Op::Cast, vec![x]),
             12 | 13 if !shape.is_empty() => return self.slices(x, &shape),
-            14 => {
+            14 if !shape.is_empty() => {
                 let ty = self.g.ty(x);
                 let same = self.values.iter().rev().find(|&&y| y != x && self.g.ty(y) == ty);
                 let Some(&y) = same else { return };

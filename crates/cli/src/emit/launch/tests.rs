@@ -95,6 +95,10 @@ fn references_are_what_the_kernels_compute() {
     );
     check(&["--phase", "prefill", "--kv-len", "33", "--plan", "unfused"], 1);
     check(
+        &["--phase", "prefill", "--kv-len", "150", "--q-len", "90", "--batch", "2"],
+        1,
+    );
+    check(
         &[
             "--phase", "decode", "--kv-len", "70", "--batch", "2", "--plan", "unfused", "--dtype", "f32",
         ],

@@ -13,3 +13,6 @@ pub(super) use epilogue::epilogues;
 pub(super) use prefill::{Prefill, decompressions, prefills};
 pub(super) use projection::{Projected, projections};
 pub(super) use up_projection::{UpProjected, up_projections};
+
+#[cfg(test)]
+mod tests;
