@@ -4,14 +4,15 @@ use std::ops::Range;
 
 use mlafuse_codegen::tile::{BLayout, ReduceOp};
 
-use crate::convert::{Element, round_row};
+use crate::convert::{Element, bf16_row, round_row};
 use crate::error::Fault;
 use crate::expr::{At, Env, MapCode, Scalar};
+use crate::gemm::bf16::{self, Halves};
 use crate::gemm::{Acc, Matrix, Sizes, gemm};
 use crate::level::Level;
 use crate::memory::Bound;
 use crate::rows::{Rotation, reduce, rotate};
-use crate::scratch::{Slot, Work};
+use crate::scratch::{Packing, Slot, Work};
 use crate::view::{Transfer, load, store};
 
 /// A compiled statement. `present` names counters of [`Work::present`]: how many leading rows of a shared tile the last
@@ -42,6 +43,7 @@ pub(crate) enum Step {
     Load {
         transfer: Box<Transfer>,
         present: Option<usize>,
+        tile: usize,
     },
     Store(Box<Transfer>),
     Stage {
@@ -49,6 +51,7 @@ pub(crate) enum Step {
         src: Slot,
         element: Element,
         present: Range<usize>,
+        tile: usize,
     },
     Fill {
         dst: Slot,
@@ -82,6 +85,18 @@ pub(crate) struct GemmStep {
     pub(crate) b_col: usize,
     pub(crate) a_present: Range<usize>,
     pub(crate) b_present: Range<usize>,
+    /// Of a gemm of bf16 tiles.
+    pub(crate) packed: Option<PackedOperand>,
+}
+
+/// The operand of a gemm that is packed; it stays so while its tile does not change.
+#[derive(Clone, Debug)]
+pub(crate) struct PackedOperand {
+    /// Index of the gemm in [`Work::packings`].
+    pub(crate) product: usize,
+    pub(crate) tile: usize,
+    /// Its place in [`Work::packed`].
+    pub(crate) words: Range<usize>,
 }
 
 /// Whether the block goes on.
@@ -113,6 +128,7 @@ impl Launch<'_> {
         if self.poison {
             arena.fill(f32::NAN);
         }
+        work.packings.fill(None);
         work.present
             .iter_mut()
             .take(self.present)
@@ -175,7 +191,12 @@ impl Block<'_> {
                 }
             }
             Step::Return => return Ok(Flow::Ended),
-            Step::Load { transfer, present } => {
+            Step::Load {
+                transfer,
+                present,
+                tile,
+            } => {
+                self.work.versions[*tile] += 1;
                 let env = env(self.launch, self.block, &self.work.vars);
                 let rows = load(transfer, self.launch.level, &env, self.arena)?;
                 if let Some(counter) = *present {
@@ -188,7 +209,9 @@ impl Block<'_> {
                 src,
                 element,
                 present,
+                tile,
             } => {
+                self.work.versions[*tile] += 1;
                 self.stage(*dst, *src, *element);
                 self.work.present[present.clone()].fill(usize::MAX);
             }
@@ -216,6 +239,16 @@ impl Block<'_> {
         let Ok([to, from]) = self.arena.get_disjoint_mut([dst.range(), src.range()]) else {
             return;
         };
+        if dst.halves {
+            let to: &mut [u16] = bytemuck::cast_slice_mut(to);
+            for row in 0..src.rows {
+                let from = &from[row * src.stride..][..src.cols];
+                let to = &mut to[row * dst.stride..][..dst.stride];
+                bf16_row(self.launch.level, from, &mut to[..src.cols]);
+                to[src.cols..].fill(0);
+            }
+            return;
+        }
         for row in 0..src.rows {
             let from = &from[row * src.stride..][..src.cols];
             round_row(
@@ -264,26 +297,46 @@ impl Block<'_> {
             Some(start) => &after[start..start + slot.len],
             None => &before[slot.range()],
         };
-        let a = Matrix {
-            data: &part(a)[a_col..],
+        let acc = Acc {
+            data: to,
+            stride: acc.stride,
+        };
+        let level = self.launch.level;
+        let Some(packed) = &step.packed else {
+            let a = Matrix {
+                data: &part(a)[a_col..],
+                stride: a.stride,
+            };
+            let b = Matrix {
+                data: &part(b)[b_col..],
+                stride: b.stride,
+            };
+            gemm(level, sizes, acc, a, b, layout, &mut self.work.panel);
+            return Ok(());
+        };
+        let a = Halves {
+            data: &bytemuck::cast_slice(part(a))[a_col..],
             stride: a.stride,
         };
-        let b = Matrix {
-            data: &part(b)[b_col..],
+        let b = Halves {
+            data: &bytemuck::cast_slice(part(b))[b_col..],
             stride: b.stride,
         };
-        gemm(
-            self.launch.level,
-            sizes,
-            Acc {
-                data: to,
-                stride: acc.stride,
+        let words = &mut self.work.packed[packed.words.clone()];
+        let packing = Packing {
+            version: self.work.versions[packed.tile],
+            columns: match bf16::packed_side(level, layout) {
+                bf16::Side::A => sizes.m,
+                bf16::Side::B => sizes.n,
             },
-            a,
-            b,
-            layout,
-            &mut self.work.panel,
-        );
+            depth: sizes.k,
+            a_col,
+        };
+        let before = self.work.packings[packed.product].replace(packing);
+        if before != Some(packing) {
+            bf16::pack(level, sizes, a, b, layout, words);
+        }
+        bf16::gemm(level, sizes, acc, a, b, layout, words);
         Ok(())
     }
 

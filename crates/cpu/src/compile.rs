@@ -7,15 +7,15 @@ use std::ops::Range;
 use mlafuse_codegen::tile::{BLayout, Expr, Form, ParamKind, Space, Stmt, TileId, TileProgram, VarId, View};
 use mlafuse_tensor::DType;
 
-use crate::CpuError;
-use crate::block::{GemmStep, Step};
+use crate::block::{GemmStep, PackedOperand, Step};
 use crate::convert::Element;
 use crate::expr::{Kind, MapCode, Names, Scalar, kind};
-use crate::gemm::PACKED;
+use crate::gemm::{PACKED, bf16};
 use crate::kernel::{CpuKernel, Options, TensorParam};
 use crate::rows::Rotation;
 use crate::scratch::{Needs, Slot};
 use crate::view::{Transfer, ViewCode};
+use crate::{CpuError, Level};
 
 /// `program`, which has been verified, in executable form.
 pub(crate) fn kernel(program: &TileProgram, options: Options) -> Result<CpuKernel, CpuError> {
@@ -36,7 +36,7 @@ pub(crate) fn kernel(program: &TileProgram, options: Options) -> Result<CpuKerne
             }
         }
     }
-    let (slots, arena) = place_tiles(program)?;
+    let (slots, arena) = place_tiles(program, &halves(program, options.level))?;
     let vars = vec![Kind::Int; program.vars.len()];
     let names = Names {
         program,
@@ -51,9 +51,11 @@ pub(crate) fn kernel(program: &TileProgram, options: Options) -> Result<CpuKerne
         vars: program.vars.len(),
         present: counters.count,
         panel: PACKED,
+        tiles: program.tiles.len(),
         ..Needs::default()
     };
     let mut compiler = Compiler {
+        level: options.level,
         tensors: &tensors,
         names,
         counters,
@@ -81,18 +83,21 @@ fn element(program: &TileProgram, name: &str, dtype: DType) -> Result<Element, C
     Element::of(dtype).ok_or_else(unsupported)
 }
 
-/// Gives every tile its slot; also the arena's length.
-fn place_tiles(program: &TileProgram) -> Result<(Vec<Slot>, usize), CpuError> {
+/// Gives every tile its slot, of bf16 bits where `halves` says so; also the arena's length.
+fn place_tiles(program: &TileProgram, halves: &[bool]) -> Result<(Vec<Slot>, usize), CpuError> {
     let (mut slots, mut arena) = (Vec::with_capacity(program.tiles.len()), 0usize);
-    for tile in &program.tiles {
+    for (tile, &halves) in program.tiles.iter().zip(halves) {
         let too_large = || CpuError::TileSize {
             kernel: program.name.clone(),
             tile: tile.name.clone(),
             rows: tile.rows,
             cols: tile.cols,
         };
-        let vector = tile.form != Form::Matrix;
-        let slot = Slot::new(arena, tile.rows, tile.cols, vector).ok_or_else(too_large)?;
+        let slot = match (halves, tile.form != Form::Matrix) {
+            (true, _) => Slot::of_halves(arena, tile.rows, tile.cols),
+            (false, vector) => Slot::new(arena, tile.rows, tile.cols, vector),
+        };
+        let slot = slot.ok_or_else(too_large)?;
         arena = arena
             .checked_add(slot.len)
             .filter(|&n| n <= MOST_SCRATCH)
@@ -100,6 +105,35 @@ fn place_tiles(program: &TileProgram) -> Result<(Vec<Slot>, usize), CpuError> {
         slots.push(slot);
     }
     Ok((slots, arena))
+}
+
+/// The tiles that are kept as bf16 bits: shared ones of that type which are only filled and multiplied, where the level
+/// multiplies them so.
+fn halves(program: &TileProgram, level: Level) -> Vec<bool> {
+    let mut halves: Vec<bool> = program
+        .tiles
+        .iter()
+        .map(|tile| level.multiplies_bf16() && tile.space == Space::Shared && tile.dtype == DType::BF16)
+        .collect();
+    let mut pairs = Vec::new();
+    other_uses(&program.body, &mut halves, &mut pairs);
+    // A gemm takes both or none.
+    while let Some(&[a, b]) = pairs.iter().find(|[a, b]| halves[a.0] != halves[b.0]) {
+        (halves[a.0], halves[b.0]) = (false, false);
+    }
+    halves
+}
+
+/// Strikes out the tiles that something else than a load, a stage to them and a gemm uses; collects the gemms' operands.
+fn other_uses(body: &[Stmt], halves: &mut [bool], pairs: &mut Vec<[TileId; 2]>) {
+    for stmt in body {
+        match stmt {
+            Stmt::For { body, .. } | Stmt::If { body, .. } => other_uses(body, halves, pairs),
+            Stmt::Gemm { a, b, .. } => pairs.push([*a, *b]),
+            Stmt::Rotate { src, cos, sin, .. } => [src, cos, sin].iter().for_each(|tile| halves[tile.0] = false),
+            _ => {}
+        }
+    }
 }
 
 /// f32 of scratch a thread beyond which a program is refused: 4 GiB, a thousand times what a useful one needs.
@@ -157,6 +191,7 @@ fn find_loads(body: &[Stmt], loads: &mut [Vec<Range<usize>>]) {
 }
 
 struct Compiler<'a> {
+    level: Level,
     tensors: &'a [TensorParam],
     names: Names<'a>,
     counters: Counters,
@@ -215,6 +250,7 @@ impl Compiler<'_> {
             Stmt::Load { dst, cols, src } => Step::Load {
                 transfer: Box::new(self.transfer(*dst, cols, src)),
                 present: self.counters.of_columns(*dst, cols),
+                tile: dst.0,
             },
             Stmt::Store { dst, src, cols } => Step::Store(Box::new(self.transfer(*src, cols, dst))),
             Stmt::Stage { dst, src } => self.stage(*dst, *src)?,
@@ -292,10 +328,12 @@ impl Compiler<'_> {
             src: self.slot(src),
             element: element(program, &tile.name, tile.dtype)?,
             present: self.counters.of(dst),
+            tile: dst.0,
         })
     }
 
-    fn gemm(&self, [acc, a, b]: [TileId; 3], a_start: &Expr, layout: BLayout, b_cols: &Range<usize>) -> Step {
+    fn gemm(&mut self, [acc, a, b]: [TileId; 3], a_start: &Expr, layout: BLayout, b_cols: &Range<usize>) -> Step {
+        let packed = self.packed([acc, a, b], layout);
         Step::Gemm(Box::new(GemmStep {
             acc: self.slot(acc),
             a: self.slot(a),
@@ -306,7 +344,28 @@ impl Compiler<'_> {
             b_col: b_cols.start,
             a_present: self.counters.of(a),
             b_present: self.counters.of(b),
+            packed,
         }))
+    }
+
+    /// Room for the packed operand of a gemm of bf16 tiles.
+    fn packed(&mut self, [acc, a, b]: [TileId; 3], layout: BLayout) -> Option<PackedOperand> {
+        if !self.slot(b).halves {
+            return None;
+        }
+        let (acc, depth) = (self.slot(acc), self.slot(a).cols);
+        let (tile, columns) = match bf16::packed_side(self.level, layout) {
+            bf16::Side::A => (a, acc.rows),
+            bf16::Side::B => (b, acc.cols),
+        };
+        let start = self.needs.packed;
+        self.needs.packed += bf16::packed_len(columns, depth);
+        self.needs.products += 1;
+        Some(PackedOperand {
+            product: self.needs.products - 1,
+            tile: tile.0,
+            words: start..self.needs.packed,
+        })
     }
 
     fn map(&mut self, dst: TileId, value: &Expr) -> Step {

@@ -127,6 +127,41 @@ pub(crate) fn round_row(level: Level, element: Element, from: &[f32], to: &mut [
     level.run(RoundRow { element, from, to });
 }
 
+/// `to` = the bits of `from` rounded to bf16.
+pub(crate) fn bf16_row(level: Level, from: &[f32], to: &mut [u16]) {
+    level.run(Bf16Row { from, to });
+}
+
+struct Bf16Row<'a> {
+    from: &'a [f32],
+    to: &'a mut [u16],
+}
+
+impl Loop for Bf16Row<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let pairs = self.to.iter_mut().zip(self.from);
+        pairs.for_each(|(to, from)| *to = bf16_bits(*from));
+    }
+}
+
+/// Copies `out.len()` two-byte elements `step` bytes apart, the first at the start of `bytes`.
+pub(crate) fn copy_halves(bytes: &[u8], step: usize, out: &mut [u16]) {
+    if step == 2 {
+        let halves = bytes.as_chunks::<2>().0;
+        return out
+            .iter_mut()
+            .zip(halves)
+            .for_each(|(to, from)| *to = u16::from_ne_bytes(*from));
+    }
+    for (j, to) in out.iter_mut().enumerate() {
+        let half = bytes.get(j * step..).and_then(|rest| rest.first_chunk());
+        *to = half.map_or(0, |&half| u16::from_ne_bytes(half));
+    }
+}
+
 struct RoundRow<'a> {
     element: Element,
     from: &'a [f32],

@@ -1,47 +1,82 @@
-//! Instruction-set levels: which one this processor has, and running a loop compiled for one.
+//! Instruction-set levels: which ones this processor has, and running a loop compiled for one.
 
-/// The instructions a kernel may use.
+#[cfg(target_arch = "x86_64")]
+use crate::gemm::bf16::amx;
+
+/// The instructions a kernel may use; each has those of the levels before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Level {
     /// What every processor of the target has.
     Portable,
     /// AVX2, FMA and F16C (x86-64).
     Avx2,
+    /// AVX-512 F, BW, DQ and VL.
+    Avx512,
+    /// AVX-512 with products of bf16 pairs.
+    Avx512Bf16,
+    /// AMX: tiles of bf16.
+    Amx,
 }
 
 impl Level {
+    /// Every level, the least first.
+    pub const ALL: [Level; 5] = [
+        Level::Portable,
+        Level::Avx2,
+        Level::Avx512,
+        Level::Avx512Bf16,
+        Level::Amx,
+    ];
+
     /// The best level this processor has.
     pub fn detect() -> Level {
-        if Level::Avx2.is_available() {
-            Level::Avx2
-        } else {
-            Level::Portable
-        }
+        Level::available().last().unwrap_or(Level::Portable)
     }
 
-    /// Whether this processor has the level's instructions.
+    /// The levels this processor has, the least first.
+    pub fn available() -> impl Iterator<Item = Level> {
+        Level::ALL.into_iter().take_while(|level| level.is_available())
+    }
+
+    /// Whether this processor, and the system it runs, have the level's instructions.
     pub fn is_available(self) -> bool {
-        match self {
+        #[cfg(target_arch = "x86_64")]
+        return match self {
             Level::Portable => true,
-            #[cfg(target_arch = "x86_64")]
             Level::Avx2 => {
                 is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
             }
-            #[cfg(not(target_arch = "x86_64"))]
-            Level::Avx2 => false,
-        }
+            Level::Avx512 => {
+                Level::Avx2.is_available()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+            }
+            Level::Avx512Bf16 => Level::Avx512.is_available() && is_x86_feature_detected!("avx512bf16"),
+            Level::Amx => Level::Avx512Bf16.is_available() && amx::is_available(),
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        return self == Level::Portable;
+    }
+
+    /// Whether bf16 tiles are multiplied as they are, and not as f32.
+    pub(crate) fn multiplies_bf16(self) -> bool {
+        self >= Level::Avx512Bf16
     }
 
     /// Runs a loop compiled for this level. The level must be available: [`crate::CpuKernel::prepare`] refuses others.
     pub(crate) fn run<L: Loop>(self, work: L) -> L::Output {
-        match self {
+        #[cfg(target_arch = "x86_64")]
+        return match self {
             Level::Portable => work.run::<false>(),
-            #[cfg(target_arch = "x86_64")]
             // SAFETY: a level that this processor lacks is refused when a kernel is prepared, so it has these features.
             Level::Avx2 => unsafe { run_avx2(work) },
-            #[cfg(not(target_arch = "x86_64"))]
-            Level::Avx2 => work.run::<false>(),
-        }
+            // SAFETY: as above.
+            _ => unsafe { run_avx512(work) },
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        return work.run::<false>();
     }
 }
 
@@ -58,4 +93,23 @@ pub(crate) trait Loop {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn run_avx2<L: Loop>(work: L) -> L::Output {
     work.run::<true>()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+fn run_avx512<L: Loop>(work: L) -> L::Output {
+    work.run::<true>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_level_is_the_last_available() {
+        let all: Vec<Level> = Level::available().collect();
+        assert_eq!(all.first(), Some(&Level::Portable));
+        assert_eq!(all.last(), Some(&Level::detect()));
+        assert!(all.is_sorted());
+    }
 }

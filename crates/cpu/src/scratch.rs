@@ -17,9 +17,14 @@ pub(crate) struct Slot {
     pub(crate) cols: usize,
     /// Elements from one row to the next: 1 for vectors.
     pub(crate) stride: usize,
-    /// Elements, padding and slack included.
+    /// f32 of the arena, padding and slack included.
     pub(crate) len: usize,
+    /// Its elements are bf16 bits, two in each f32's place, and not f32.
+    pub(crate) halves: bool,
 }
+
+/// Rows of matrices come in whole multiples of this, so that a tile of an AMX register may hang over the last.
+const ROWS: usize = 16;
 
 impl Slot {
     /// The slot of a tile at `start`. Rows of matrices are whole cache lines, and never a multiple of 512 bytes apart, so
@@ -30,7 +35,12 @@ impl Slot {
             (false, padded) if padded.is_multiple_of(128) => padded.checked_add(16)?,
             (false, padded) => padded,
         };
-        let len = rows
+        let all_rows = if vector {
+            rows
+        } else {
+            rows.checked_next_multiple_of(ROWS)?
+        };
+        let len = all_rows
             .checked_mul(stride)?
             .checked_add(SLACK)?
             .checked_next_multiple_of(16)?;
@@ -40,6 +50,24 @@ impl Slot {
             cols,
             stride,
             len,
+            halves: false,
+        })
+    }
+
+    /// The slot of a matrix of bf16 bits at `start`: rows are whole cache lines, as above.
+    pub(crate) fn of_halves(start: usize, rows: usize, cols: usize) -> Option<Slot> {
+        let stride = match cols.checked_next_multiple_of(32)? {
+            padded if padded.is_multiple_of(256) => padded.checked_add(32)?,
+            padded => padded,
+        };
+        let halves = rows.checked_next_multiple_of(ROWS)?.checked_mul(stride)?;
+        Some(Slot {
+            start,
+            rows,
+            cols,
+            stride,
+            len: (halves / 2).checked_add(SLACK)?,
+            halves: true,
         })
     }
 
@@ -71,6 +99,12 @@ pub(crate) struct Needs {
     pub(crate) line: usize,
     /// f32 of a packed panel group of a gemm.
     pub(crate) panel: usize,
+    /// Words of the packed operands of the gemms of bf16 tiles.
+    pub(crate) packed: usize,
+    /// Tiles.
+    pub(crate) tiles: usize,
+    /// Gemms of bf16 tiles.
+    pub(crate) products: usize,
 }
 
 /// Scratch of one thread; grows to what the largest kernel so far needs.
@@ -87,6 +121,22 @@ pub(crate) struct Work {
     pub(crate) present: Vec<usize>,
     pub(crate) registers: Registers,
     pub(crate) panel: Vec<f32>,
+    pub(crate) packed: Vec<u32>,
+    /// By tile: how often it has been written.
+    pub(crate) versions: Vec<u64>,
+    /// By gemm of bf16 tiles: what it has packed.
+    pub(crate) packings: Vec<Option<Packing>>,
+}
+
+/// What a packed operand was made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Packing {
+    /// The tile's version.
+    pub(crate) version: u64,
+    pub(crate) columns: usize,
+    pub(crate) depth: usize,
+    /// First column of a.
+    pub(crate) a_col: usize,
 }
 
 impl Scratch {
@@ -96,6 +146,9 @@ impl Scratch {
         grow(&mut self.work.vars, needs.vars, 0);
         grow(&mut self.work.present, needs.present, 0);
         grow(&mut self.work.panel, needs.panel, 0.0);
+        grow(&mut self.work.packed, needs.packed, 0);
+        grow(&mut self.work.versions, needs.tiles, 0);
+        grow(&mut self.work.packings, needs.products, None);
         self.work.registers.fit(needs);
         let first = self.memory.as_ptr().align_offset(64).min(16);
         (&mut self.memory[first..first + needs.arena], &mut self.work)

@@ -2,7 +2,7 @@
 
 use mlafuse_codegen::tile::{Rows, View};
 
-use crate::convert::{Element, read_row, read_strided, store_row};
+use crate::convert::{Element, copy_halves, read_row, read_strided, store_row};
 use crate::error::Fault;
 use crate::expr::{At, Env, Names, Scalar, load_int};
 use crate::kernel::TensorParam;
@@ -289,6 +289,9 @@ pub(crate) fn load(t: &Transfer, level: Level, env: &Env<'_>, arena: &mut [f32])
         Some(Bound::Read(bytes)) => bytes,
         _ => &[],
     };
+    if t.tile.halves {
+        return load_halves(t, &view, bytes, arena);
+    }
     let (element, size) = (t.view.element, t.view.element.size());
     let mut rows = 0;
     for i in 0..t.tile.rows {
@@ -319,6 +322,33 @@ pub(crate) fn load(t: &Transfer, level: Level, env: &Env<'_>, arena: &mut [f32])
                 );
                 there.reverse();
             }
+        }
+    }
+    Ok(rows)
+}
+
+/// [`load`] to a tile of bf16 bits. Also zeroes what a row has beyond the tile's columns, which a gemm reads.
+fn load_halves(t: &Transfer, view: &Resolved<'_>, bytes: &[u8], arena: &mut [f32]) -> Result<usize, Fault> {
+    let mut rows = 0;
+    let last = t.cols.end == t.tile.cols;
+    let end = if last { t.tile.stride } else { t.cols.end };
+    for i in 0..t.tile.rows {
+        let first = view.first(i, arena)?;
+        let tile: &mut [u16] = bytemuck::cast_slice_mut(&mut arena[t.tile.range()]);
+        let to = &mut tile[i * t.tile.stride + t.cols.start..i * t.tile.stride + end];
+        let Some(first) = first else {
+            to.fill(0);
+            continue;
+        };
+        rows = i + 1;
+        let (there, beyond) = to.split_at_mut(view.present);
+        beyond.fill(0);
+        let step = view.col_stride.unsigned_abs() as usize;
+        if view.col_stride >= 0 {
+            copy_halves(&bytes[2 * first..], 2 * step, there);
+        } else {
+            copy_halves(&bytes[2 * (first - (view.present - 1) * step)..], 2 * step, there);
+            there.reverse();
         }
     }
     Ok(rows)

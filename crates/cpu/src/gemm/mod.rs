@@ -1,4 +1,4 @@
-//! acc += a · b on f32 tiles.
+//! acc += a · b on f32 tiles; [`bf16`] has those of bf16.
 //!
 //! k is cut into pieces of [`K_PIECE`], n into panels of [`PANEL`] columns; a micro-kernel holds up to six rows of one panel
 //! (or one row of four panels) of `acc` in registers. b \[n, k\] is packed to panels, a group of four at a time; b \[k, n\]
@@ -7,13 +7,16 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+pub(crate) mod bf16;
 mod portable;
 
 use mlafuse_codegen::tile::BLayout;
 
 use crate::level::Level;
 
-/// Columns of a panel: two AVX2 registers.
+/// Columns of a panel: two AVX2 registers, one of AVX-512.
 pub(crate) const PANEL: usize = 16;
 /// Panels that are packed together.
 const GROUP: usize = 4;
@@ -122,7 +125,7 @@ fn pack(level: Level, b: Matrix<'_>, columns: usize, k: usize, packed: &mut [f32
         };
         match (level, columns - first) {
             #[cfg(target_arch = "x86_64")]
-            (Level::Avx2, PANEL..) => avx2::pack_panel(from, k, to),
+            (level, PANEL..) if level >= Level::Avx2 => avx2::pack_panel(from, k, to),
             (_, there) => portable::pack_panel(from, there.min(PANEL), k, to),
         }
     }
@@ -188,6 +191,8 @@ impl Level {
         match self {
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => avx2::micro::<MR, NP>(micro),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 | Level::Avx512Bf16 | Level::Amx => avx512::micro::<MR, NP>(micro),
             _ => portable::micro::<MR, NP>(micro),
         }
     }
@@ -287,7 +292,7 @@ mod tests {
             let layout = if kn { BLayout::Kn } else { BLayout::Nk };
             let case = Case::new(Sizes { m, n, k }, layout);
             let exact = case.exact();
-            for level in [Level::Portable, Level::detect()] {
+            for level in Level::available() {
                 for (i, (x, y)) in case.run(level).into_iter().zip(&exact).enumerate() {
                     prop_assert!(close(f64::from(x), *y, k), "{level:?}: element {i} is {x}, not {y}");
                 }
@@ -301,7 +306,7 @@ mod tests {
             let last = (m - 1) * (k + PAD);
             one.a = many.a[last..].to_vec();
             one.acc = many.acc[(m - 1) * (n + 64)..].to_vec();
-            for level in [Level::Portable, Level::detect()] {
+            for level in Level::available() {
                 let (many, one) = (many.run(level), one.run(level));
                 prop_assert_eq!(&many[(m - 1) * n..], &one[..]);
             }

@@ -134,7 +134,7 @@ impl Build {
     /// Runs it at every level, poisoned and not, with one thread and with three; every output must be bitwise the same
     /// within a level. Gives the bytes of the buffers at each level.
     pub fn run_all(&self, dims: &Dims, buffers: &[Vec<u8>]) -> Vec<(Level, Vec<Vec<u8>>)> {
-        let levels = [Level::Portable, Level::Avx2].into_iter().filter(|l| l.is_available());
+        let levels = Level::available();
         let run = |level, poison, threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let options = Options { level, poison };

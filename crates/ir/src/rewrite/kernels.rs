@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 /// No kernel makes inputs, views and what follows from weights alone: that is made once, at load. One kernel makes
 /// - attention: a softmax, the scores before it, the contraction that sums over its last dimension, and what projects the
 ///   result of each head after that where the heads share their values;
-/// - a cache's new rows with the norm, rope and factors on the way to them;
+/// - a cache's new rows with the norm or rope of each part of them;
 /// - a contraction with what follows it element by element or multiplies each head with a weight of its own, and the row
 ///   norms of its operands that this needs.
 pub(super) fn kernels(graph: &Graph) -> Vec<Option<ValueId>> {
@@ -138,21 +138,11 @@ fn sums_last(spec: &EinsumSpec, graph: &Graph, einsum: ValueId, weights: ValueId
 
 /// What a cache write computes of its new rows itself.
 fn on_the_way(graph: &Graph, write: ValueId) -> Vec<ValueId> {
-    let mut nodes = Vec::new();
     let args = &graph.node(write).args;
-    let mut open: Vec<ValueId> = args.get(1..args.len().saturating_sub(3)).unwrap_or_default().to_vec();
-    while let Some(value) = open.pop() {
-        let node = graph.node(value);
-        let joins = matches!(
-            node.op,
-            Op::RmsNorm { .. } | Op::Rope { .. } | Op::Scale { .. } | Op::Cast
-        );
-        if joins && private(graph, value) {
-            nodes.push(value);
-            open.extend(node.args.first());
-        }
-    }
-    nodes
+    let parts = args.get(1..args.len().saturating_sub(3)).unwrap_or_default();
+    let joins = |value: &ValueId| matches!(graph.node(*value).op, Op::RmsNorm { .. } | Op::Rope { .. });
+    let joined = parts.iter().filter(|value| joins(value) && private(graph, **value));
+    joined.copied().collect()
 }
 
 /// The contraction's kernel that `value` can be computed in, where it works row by row on what that makes and nothing else
@@ -284,8 +274,13 @@ mod tests {
     fn a_cache_write_makes_its_rows() {
         let body = "%x = input \"x\" : f32[B, T, 8] %g = weight \"g\" : f32[8] %cache = input \"cache\" : f32[N, 4, 8]
             %table = input \"table\" : i32[B, P] %len = input \"len\" : i32[B]
-            %n = rms_norm eps=1e-6 %x, %g : f32[B, T, 8] %s = scale factor=2.0 %n : f32[B, T, 8]
-            %new = cache_write %cache, %s, %table, %len, %len : f32[N, 4, 8] output \"new\" %new";
-        assert_eq!(made(body), pairs(&[("n", "new"), ("s", "new"), ("new", "new")]));
+            %n = rms_norm eps=1e-6 %x, %g : f32[B, T, 8]
+            %new = cache_write %cache, %n, %table, %len, %len : f32[N, 4, 8] output \"new\" %new";
+        assert_eq!(made(body), pairs(&[("n", "new"), ("new", "new")]));
+        let scaled = body.replace(
+            "%new = cache_write %cache, %n",
+            "%s = scale factor=2.0 %n : f32[B, T, 8] %new = cache_write %cache, %s",
+        );
+        assert_eq!(made(&scaled), pairs(&[("n", "n"), ("s", "s"), ("new", "new")]));
     }
 }

@@ -67,6 +67,9 @@ fn joins(graph: &Graph, part: ValueId, lengths: [ValueId; 2]) -> Result<bool, St
             }
             true
         }
+        (Op::Scale { .. } | Op::Cast | Op::Add, _) => {
+            return Err("rows are normed or rotated on the way, nothing else".to_string());
+        }
         _ => false,
     };
     let needed = graph.users(part).len() != 1 || graph.outputs.iter().any(|&(_, output)| output == part);
