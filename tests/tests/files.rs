@@ -118,7 +118,7 @@ impl File {
         if stage == "graph" {
             return Ok(graph.to_string());
         }
-        let layer = PreparedLayer::new(&graph, &machine).map_err(|error| error.to_string())?;
+        let layer = PreparedLayer::new(&graph, &machine, Some(&target)).map_err(|error| error.to_string())?;
         if stage == "rewritten" {
             let launch = layer.rewritten(&dims).map_err(|error| error.to_string())?;
             return Ok(layer.to_text(&launch));

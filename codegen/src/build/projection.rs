@@ -7,9 +7,10 @@
 
 use super::combine::{Combine, check_result};
 use super::error::BuildError;
+use super::operand::Operand;
 use super::program::{ProgramBuilder, Span, block_x, block_y, block_z, blocks};
-use crate::tile::{Access, BLayout, Expr, Stmt, TileProgram};
-use mlafuse_ir::plan::{CombineRegion, Projection, View as Placed};
+use crate::tile::{Access, Stmt, TileProgram};
+use mlafuse_ir::plan::{CombineRegion, Projection};
 use mlafuse_ir::size::Size;
 
 pub(super) fn build(
@@ -17,21 +18,29 @@ pub(super) fn build(
     region: &CombineRegion,
     projection: &Projection,
 ) -> Result<TileProgram, BuildError> {
-    let (weight, out) = (p.view(projection.weight)?, p.view(region.output)?);
+    let (view, out) = (p.view(projection.weight)?, p.view(region.output)?);
     check_result(&p, out)?;
     p.check_block_k()?;
     let (block_m, block_n, block_k) = (p.schedule.block_m, p.schedule.block_n, p.schedule.block_k);
     let rows = Size::product(&out.shape[..2]);
     let [heads, outputs, columns] =
         [out.shape[2], out.shape[3], region.columns.into()].map(|dim| Size::one().times(dim));
-    let weight = Weight::new(&p, weight, projection)?;
-
-    let a_s = p.shared("combined_s", p.dtype(weight.view), block_m, block_k);
-    let [w_rows, w_cols] = match weight.layout {
-        BLayout::Nk => [block_n, block_k],
-        BLayout::Kn => [block_k, block_n],
+    let stride = |axis: usize| {
+        let expected = || p.unsupported("dimensions of the weight", view.strides.len().to_string(), "3");
+        view.strides.get(axis).cloned().ok_or_else(expected)
     };
-    let w_s = p.shared("w_s", p.dtype(weight.view), w_rows, w_cols);
+    let [h, v, c] = projection.axes;
+    let [of_head, of_output, of_column] = [stride(h)?, stride(v)?, stride(c)?];
+
+    let a_s = p.shared("combined_s", p.dtype(view), block_m, block_k);
+    let weight = Operand::new(
+        &mut p,
+        "w_s",
+        view,
+        &[(block_y(), of_head)],
+        [&of_output, &of_column],
+        [block_n, block_k],
+    );
     let combined = p.fragment("combined", block_m, block_k);
     let acc = p.fragment("acc", block_m, block_n);
     let grid = [
@@ -50,25 +59,14 @@ pub(super) fn build(
     let step = p.var("k");
     let of_n = Span::block(block_z(), block_n, n.clone());
     let of_k = || Span::block(step, block_k, k.clone());
-    let mut step_body = vec![Stmt::Load {
-        dst: w_s,
-        cols: 0..w_cols,
-        src: weight.tile(&mut p, block_y(), of_n, of_k()),
-    }];
+    let mut step_body = vec![weight.load(&mut p, of_n, of_k())];
     combine.columns(&mut p, combined, of_k, &mut step_body);
     step_body.extend([
         Stmt::Stage {
             dst: a_s,
             src: combined,
         },
-        Stmt::Gemm {
-            acc,
-            a: a_s,
-            a_start: 0.into(),
-            b: w_s,
-            layout: weight.layout,
-            b_cols: 0..w_cols,
-        },
+        weight.gemm(acc, a_s),
     ]);
     body.push(Stmt::For {
         var: step,
@@ -95,45 +93,8 @@ pub(super) fn build(
     let doc = format!(
         "combine of attention's splits, projected: {} heads, {columns} columns to {outputs}, {} to {}",
         region.n_heads,
-        p.dtype(weight.view),
+        p.dtype(view),
         p.dtype(out)
     );
     Ok(p.finish(vec![doc], grid, body))
-}
-
-/// A weight of each head.
-struct Weight<'a> {
-    view: &'a Placed,
-    /// Elements from one head, output and column to the next.
-    strides: [Size; 3],
-    layout: BLayout,
-}
-
-impl<'a> Weight<'a> {
-    fn new(p: &ProgramBuilder, view: &'a Placed, projection: &Projection) -> Result<Weight<'a>, BuildError> {
-        let stride = |axis: usize| {
-            let expected = || p.unsupported("dimensions of the weight", view.strides.len().to_string(), "3");
-            view.strides.get(axis).cloned().ok_or_else(expected)
-        };
-        let [h, v, c] = projection.axes;
-        let strides = [stride(h)?, stride(v)?, stride(c)?];
-        // Read along the dimension in which its elements are neighbours.
-        let layout = match strides[2] != Size::one() && strides[1] == Size::one() {
-            true => BLayout::Kn,
-            false => BLayout::Nk,
-        };
-        Ok(Weight { view, strides, layout })
-    }
-
-    /// Some outputs and columns of a head.
-    fn tile(&self, p: &mut ProgramBuilder, head: Expr, outputs: Span, columns: Span) -> crate::tile::View {
-        let [of_head, of_output, of_column] = &self.strides;
-        let outer = [(head, of_head.clone())];
-        let (rows, cols, strides) = match self.layout {
-            BLayout::Nk => (outputs, columns, [of_output, of_column]),
-            BLayout::Kn => (columns, outputs, [of_column, of_output]),
-        };
-        let matrix = p.matrix(self.view, Access::Read, &outer, strides[0], strides[1]);
-        p.rows(&matrix, rows.start, rows.limit, cols)
-    }
 }

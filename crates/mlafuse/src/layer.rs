@@ -336,7 +336,7 @@ impl OnDevice {
         report: Report<'_>,
     ) -> Result<OnDevice, Error> {
         let _span = tracing::info_span!("load", device = %device.name(), %dtype).entered();
-        let layer = PreparedLayer::new(graph, &machine_of(device.as_ref(), dtype))?;
+        let layer = PreparedLayer::new(graph, &machine_of(device.as_ref(), dtype), device.target())?;
         let weights = load(device.as_ref(), &layer.prepared.weights, weights, report)?;
         Ok(OnDevice {
             device,

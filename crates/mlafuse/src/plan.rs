@@ -1,12 +1,14 @@
 //! From a config to a plan.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use mlafuse_codegen::build::{BuildError, candidates};
 use mlafuse_ir::config::MlaConfig;
 use mlafuse_ir::graph::Graph;
 use mlafuse_ir::layer::{self, build_layer};
-use mlafuse_ir::plan::{Plan, fused, unfused};
+use mlafuse_ir::plan::{Plan, fused, fused_except, unfused};
 use mlafuse_ir::prepare::{Prepared, prepare};
 use mlafuse_ir::rewrite::{Machine, RewriteError, Rewritten, rewrite, rewrite_weights};
 use mlafuse_ir::size::{Dims, Symbol};
@@ -141,14 +143,16 @@ pub struct PreparedLayer {
     /// The weights as launches read them, and what is left to compute.
     pub prepared: Prepared,
     machine: Machine,
+    target: Option<Target>,
 }
 
 impl PreparedLayer {
-    /// Prepares `graph` (of [`layer_graph`]) for launches on `machine`.
+    /// Prepares `graph` (of [`layer_graph`]) for launches on `machine`. Its fused plans leave attention a kernel a node where it
+    /// does not fit `target`, if there is one, and say so.
     ///
     /// # Errors
     /// Where the graph is not sound.
-    pub fn new(graph: &Graph, machine: &Machine) -> Result<PreparedLayer, Error> {
+    pub fn new(graph: &Graph, machine: &Machine, target: Option<&Target>) -> Result<PreparedLayer, Error> {
         let _span = tracing::info_span!("prepare", graph = %graph.name).entered();
         let rewritten = rewrite_weights(graph, machine)?;
         let prepared = prepare(&rewritten.graph).map_err(RewriteError::from)?;
@@ -157,6 +161,7 @@ impl PreparedLayer {
             rewritten,
             prepared,
             machine: *machine,
+            target: target.cloned(),
         })
     }
 
@@ -183,7 +188,7 @@ impl PreparedLayer {
     /// Where `dims` lacks a symbol.
     pub fn plan(&self, kind: PlanKind, dims: &Dims) -> Result<LayerPlan, Error> {
         let rewritten = self.rewritten(dims)?;
-        let plan = planned(&rewritten.graph, kind)?;
+        let plan = planned(&rewritten.graph, kind, self.target.as_ref(), dims)?;
         Ok(LayerPlan { rewritten, plan })
     }
 }
@@ -194,15 +199,35 @@ impl PreparedLayer {
 /// # Errors
 /// Where the graph is not sound or `dims` lacks a symbol.
 pub fn plan_for(graph: &Graph, kind: PlanKind, dims: &Dims, machine: &Machine) -> Result<LayerPlan, Error> {
-    PreparedLayer::new(graph, machine)?.plan(kind, dims)
+    PreparedLayer::new(graph, machine, None)?.plan(kind, dims)
 }
 
-fn planned(graph: &Graph, kind: PlanKind) -> Result<Plan, Error> {
+fn planned(graph: &Graph, kind: PlanKind, target: Option<&Target>, dims: &Dims) -> Result<Plan, Error> {
     let _span = tracing::info_span!("plan", graph = %graph.name, %kind).entered();
-    Ok(match kind {
-        PlanKind::Fused => fused(graph)?,
-        PlanKind::Unfused => unfused(graph)?,
-    })
+    match (kind, target) {
+        (PlanKind::Unfused, _) => Ok(unfused(graph)?),
+        (PlanKind::Fused, None) => Ok(fused(graph)?),
+        (PlanKind::Fused, Some(target)) => fitting(graph, target, dims),
+    }
+}
+
+/// The fused plan whose attention fits `target`: what no schedule makes small enough stays a kernel a node, with a note.
+fn fitting(graph: &Graph, target: &Target, dims: &Dims) -> Result<Plan, Error> {
+    let mut refused = BTreeMap::new();
+    loop {
+        let plan = fused_except(graph, &refused)?;
+        let too_large = plan.kernels.iter().find_map(|region| {
+            let result = region.attention_result()?;
+            match candidates(&plan, region, target, dims) {
+                Err(error @ BuildError::NoSchedule { .. }) => Some((result, error.to_string())),
+                _ => None,
+            }
+        });
+        match too_large {
+            Some((result, reason)) => refused.insert(result, reason),
+            None => return Ok(plan),
+        };
+    }
 }
 
 #[cfg(test)]
@@ -251,6 +276,29 @@ mod tests {
             let unfused = plan_of(PlanKind::Unfused, new_tokens, cached);
             assert_eq!(planned.rewritten, unfused.rewritten);
         }
+    }
+
+    #[test]
+    fn attention_that_does_not_fit_a_part_is_a_kernel_a_node_and_said() {
+        let config = mlafuse_ir::presets::preset("deepseek-v3").unwrap();
+        let graph = layer_graph(&config, DType::F32, 64).unwrap();
+        let plan = |arch| {
+            let target = Target::for_arch(arch);
+            let layer = PreparedLayer::new(&graph, &machine(&target, DType::F32), Some(&target)).unwrap();
+            layer.plan(PlanKind::Fused, &launch_dims(1, 1, 4096, 64)).unwrap().plan
+        };
+        let (large, small) = (plan(Arch::Sm80), plan(Arch::Sm86));
+        assert!(large.kernel("attention").is_some() && large.notes.is_empty(), "{large}");
+        assert!(
+            small.kernel("attention").is_none() && small.kernel("softmax_p").is_some(),
+            "{small}"
+        );
+        let [note] = &small.notes[..] else { panic!("{small}") };
+        assert!(
+            note.starts_with("attention not fused: ")
+                && note.contains("bytes of shared memory a block, rtx3090 (sm_86) allows"),
+            "{note}"
+        );
     }
 
     #[test]

@@ -104,7 +104,7 @@ fn a_layer_is_loaded_a_part_at_a_time() {
     let options = LayerOptions::default();
     let graph = layer_graph(&config, options.dtype, options.page_size).unwrap();
     let machine = machine_of(open(options.device).unwrap().as_ref(), options.dtype);
-    let weights = PreparedLayer::new(&graph, &machine).unwrap().prepared.weights;
+    let weights = PreparedLayer::new(&graph, &machine, None).unwrap().prepared.weights;
     let total: usize = weights.iter().map(|weight| weight.bytes).sum();
     let parts = weights
         .iter()

@@ -52,7 +52,7 @@ impl Layer {
     /// The graph once its weights are loaded.
     pub fn prepared(&self) -> Result<PreparedLayer> {
         let machine = machine(&self.target, self.options.dtype);
-        Ok(PreparedLayer::new(&self.graph()?, &machine)?)
+        Ok(PreparedLayer::new(&self.graph()?, &machine, Some(&self.target))?)
     }
 
     /// Its kernels.

@@ -85,7 +85,7 @@ pub fn run(args: &Args) -> Result<Report> {
     let (dtype, page_size) = (args.sizes.dtype.dtype(), args.sizes.page_size as usize);
     let dims = dims(args, &config, new_tokens as usize);
     let graph = layer_graph(&config, dtype, page_size)?;
-    let layer = PreparedLayer::new(&graph, &machine_of(device.as_ref(), dtype))?;
+    let layer = PreparedLayer::new(&graph, &machine_of(device.as_ref(), dtype), device.target())?;
     let [fused, unfused] = [PlanKind::Fused, PlanKind::Unfused].map(|kind| layer.plan(kind, &dims));
     let (fused, unfused) = (fused?, unfused?);
     let unfusable = unfusable(&fused.plan);

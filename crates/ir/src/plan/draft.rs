@@ -40,12 +40,16 @@ enum DraftKind {
 }
 
 impl Fusions {
-    /// All that can be fused in `graph`, and a note for each of what looks like it but cannot.
-    pub fn find(graph: &Graph) -> (Fusions, Vec<String>) {
-        let (attentions, mut notes) = fuse::attentions(graph);
-        let (projections, more) = fuse::projections(graph, &attentions);
+    /// All that can be fused in `graph`, but no attention that makes one of `refused`; and a note for each of what looks like
+    /// it but is not fused.
+    pub fn find(graph: &Graph, refused: &BTreeMap<ValueId, String>) -> (Fusions, Vec<String>) {
+        let (mut attentions, mut notes) = fuse::attentions(graph);
+        let (mut prefills, more) = fuse::prefills(graph);
         notes.extend(more);
-        let (prefills, more) = fuse::prefills(graph);
+        attentions.retain(|value, _| !refused.contains_key(value));
+        prefills.retain(|value, _| !refused.contains_key(value));
+        notes.extend(refused.values().map(|reason| format!("attention not fused: {reason}")));
+        let (projections, more) = fuse::projections(graph, &attentions);
         notes.extend(more);
         let (mut joined, more) = fuse::cache_rows(graph);
         notes.extend(more);

@@ -245,9 +245,25 @@ pub fn unfused(graph: &Graph) -> Result<Plan, PlanError> {
 ///
 /// What looks like one of these but cannot be fused stays a kernel a node, and [`Plan::notes`] says why.
 pub fn fused(graph: &Graph) -> Result<Plan, PlanError> {
+    fused_except(graph, &BTreeMap::new())
+}
+
+/// As [`fused`], but attention that makes one of the values `refused` is a kernel a node, for the reason given with it.
+pub fn fused_except(graph: &Graph, refused: &BTreeMap<ValueId, String>) -> Result<Plan, PlanError> {
     check_order(graph)?;
-    let (fusions, notes) = Fusions::find(graph);
+    let (fusions, notes) = Fusions::find(graph, refused);
     plan(graph, &fusions, notes)
+}
+
+impl Region {
+    /// The value that fused attention makes, and a kernel a node would make too.
+    pub fn attention_result(&self) -> Option<ValueId> {
+        match &self.kind {
+            RegionKind::Attention(_) => self.nodes.last().copied(),
+            RegionKind::Prefill(prefill) => Some(prefill.output),
+            _ => None,
+        }
+    }
 }
 
 impl Plan {
