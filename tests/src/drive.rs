@@ -158,12 +158,7 @@ pub fn combine(
 ) -> Result<(), String> {
     let mut run = after_attention(case, arch, 1.0, &mut kernel)?;
     let [_, combine] = attention_kernels(&run);
-    let before = run.memory.clone();
-    for schedule in picked(&schedules(&run, &combine, arch)?) {
-        run.memory = before.clone();
-        kernel(&mut run, &combine, &schedule)?;
-    }
-    Ok(())
+    under_each(&mut run, &combine, arch, picked, kernel)
 }
 
 /// Unabsorbed attention under each of `picked` out of its schedules, on queries, keys and values of their own. `kernel` runs
@@ -175,17 +170,40 @@ pub fn prefill(
     case: &Case,
     arch: Arch,
     picked: impl Fn(&[Schedule]) -> Vec<Schedule>,
-    mut kernel: impl FnMut(&mut Run, &Region, &Schedule) -> Result<(), String>,
+    kernel: impl FnMut(&mut Run, &Region, &Schedule) -> Result<(), String>,
 ) -> Result<(), String> {
     let mut run = Run::new(case);
     let prefill = prefill_kernel(&run);
     run.fill_temporaries(&prefill, &mut Numbers::new(case.seed.wrapping_add(1)), 1.0);
+    under_each(&mut run, &prefill, arch, picked, kernel)
+}
+
+/// `region` under each of `picked` out of its schedules, from the same memory. `kernel` runs one.
+fn under_each(
+    run: &mut Run,
+    region: &Region,
+    arch: Arch,
+    picked: impl Fn(&[Schedule]) -> Vec<Schedule>,
+    mut kernel: impl FnMut(&mut Run, &Region, &Schedule) -> Result<(), String>,
+) -> Result<(), String> {
     let before = run.memory.clone();
-    for schedule in picked(&schedules(&run, &prefill, arch)?) {
+    for schedule in picked(&schedules(run, region, arch)?) {
         run.memory = before.clone();
-        kernel(&mut run, &prefill, &schedule)?;
+        kernel(run, region, &schedule)?;
     }
     Ok(())
+}
+
+/// A small schedule of attention: warps along rows and columns, several blocks of rows and of keys in small cases.
+pub fn attention_schedule(stages: usize) -> Schedule {
+    Schedule {
+        block_m: 32,
+        block_n: 32,
+        block_k: 0,
+        warps_m: 2,
+        warps_n: 2,
+        stages,
+    }
 }
 
 /// The kernel of fused unabsorbed attention.

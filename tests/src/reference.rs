@@ -2,7 +2,7 @@
 
 use crate::case::{Run, half_place};
 use mlafuse_codegen::schedule::Schedule;
-use mlafuse_ir::graph::{Graph, Node, Op, ValueId};
+use mlafuse_ir::graph::{Op, ValueId};
 use mlafuse_ir::interp::{Value, interpret};
 use mlafuse_ir::plan::{AttentionRegion, CombineRegion, Keys, PrefillRegion, Region, RegionKind, View};
 use mlafuse_ir::size::Symbol;
@@ -125,76 +125,26 @@ fn interpreted(
     output: ValueId,
     given: Option<(ValueId, Vec<f64>)>,
 ) -> Result<(View, Vec<f64>), String> {
-    let mut part = Part {
-        run,
-        nodes,
-        given,
-        graph: Graph::default(),
-        inputs: BTreeMap::new(),
-        known: BTreeMap::new(),
-    };
-    part.graph.name = "part".into();
-    let value = part.value(output)?;
-    part.graph.outputs.push(("result".into(), value));
-    let results = interpret::<f64>(&part.graph, &run.dims, &part.inputs).map_err(|error| error.to_string())?;
+    let part = run.plan.part(nodes, output, given.as_ref().map(|(value, _)| *value));
+    let mut inputs = BTreeMap::new();
+    for (name, &value) in &part.inputs {
+        let node = run.plan.graph.node(value);
+        let shape: Option<Vec<usize>> = node.ty.shape.iter().map(|dim| dim.value(&run.dims)).collect();
+        let shape = shape.ok_or_else(|| format!("`{name}` has a symbol without a value"))?;
+        let bound = match (&given, run.plan.view(value)) {
+            (Some((given, values)), _) if *given == value => Value::floats(&shape, values.clone()),
+            (_, None) => return Err(format!("`{name}` has no place")),
+            (_, Some(view)) if node.ty.dtype.is_float() => Value::floats(&shape, run.read(view)),
+            (_, Some(view)) => Value::ints(&shape, run.read_ints(view)),
+        };
+        inputs.insert(name.clone(), bound);
+    }
+    let results = interpret::<f64>(&part.graph, &run.dims, &inputs).map_err(|error| error.to_string())?;
     let view = run.plan.view(output).ok_or("the result has no place")?.clone();
     let values = results["result"]
         .as_floats()
         .ok_or("the result is no tensor of floats")?;
     Ok((view, values.to_vec()))
-}
-
-/// The part of the plan's graph that a kernel covers.
-struct Part<'a> {
-    run: &'a Run,
-    nodes: &'a [ValueId],
-    given: Option<(ValueId, Vec<f64>)>,
-    graph: Graph,
-    inputs: BTreeMap<String, Value<f64>>,
-    known: BTreeMap<ValueId, ValueId>,
-}
-
-impl Part<'_> {
-    fn value(&mut self, value: ValueId) -> Result<ValueId, String> {
-        if let Some(&known) = self.known.get(&value) {
-            return Ok(known);
-        }
-        let node = self.run.plan.graph.node(value).clone();
-        let given = self.given.as_ref().is_some_and(|(given, _)| *given == value);
-        let inside = self.nodes.contains(&value) || (self.run.plan.view(value).is_none() && !given);
-        let node = match inside {
-            true => {
-                let args = node.args.iter().map(|&arg| self.value(arg)).collect::<Result<_, _>>()?;
-                Node { args, ..node }
-            }
-            false => self.input(value, node)?,
-        };
-        self.graph.nodes.push(node);
-        let new = ValueId(self.graph.nodes.len() - 1);
-        self.known.insert(value, new);
-        Ok(new)
-    }
-
-    fn input(&mut self, value: ValueId, node: Node) -> Result<Node, String> {
-        let shape: Option<Vec<usize>> = node.ty.shape.iter().map(|dim| dim.value(&self.run.dims)).collect();
-        let shape = shape.ok_or_else(|| format!("`{}` has a symbol without a value", node.name))?;
-        let view = self.run.plan.view(value);
-        let bound = match (self.given.take_if(|(given, _)| *given == value), view) {
-            (Some((_, values)), _) => Value::floats(&shape, values),
-            (None, None) => return Err(format!("`{}` has no place", node.name)),
-            (None, Some(view)) if node.ty.dtype.is_float() => Value::floats(&shape, self.run.read(view)),
-            (None, Some(view)) => Value::ints(&shape, self.run.read_ints(view)),
-        };
-        self.inputs.insert(node.name.clone(), bound);
-        Ok(Node {
-            op: Op::Input {
-                name: node.name.clone(),
-                constant: false,
-            },
-            args: Vec::new(),
-            ..node
-        })
-    }
 }
 
 /// Partial results and log-sum-exps of every split, by plain loops. A split begins at a multiple of the schedule's `block_n`

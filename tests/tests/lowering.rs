@@ -440,14 +440,7 @@ fn every_statement_of_attention_is_needed() {
     run.fill_temporaries(&attention, &mut Numbers::new(3), 60.0);
     let mut runs = [run];
     for stages in [1, 2, 3] {
-        let schedule = Schedule {
-            block_m: 32,
-            block_n: 32,
-            block_k: 0,
-            warps_m: 2,
-            warps_n: 2,
-            stages,
-        };
+        let schedule = drive::attention_schedule(stages);
         // Copies of the query that are not committed on their own join the next group, which is waited for with them.
         check_every_statement(&mut runs, &attention, &schedule, |what| what.contains("CopyCommit"));
     }
@@ -487,14 +480,7 @@ fn every_statement_of_prefill_is_needed() {
     run.fill_temporaries(&prefill, &mut Numbers::new(3), 8.0);
     let mut runs = [run];
     for stages in [1, 2, 3] {
-        let schedule = Schedule {
-            block_m: 32,
-            block_n: 32,
-            block_k: 0,
-            warps_m: 2,
-            warps_n: 2,
-            stages,
-        };
+        let schedule = drive::attention_schedule(stages);
         check_every_statement(&mut runs, &prefill, &schedule, |what| what.contains("CopyCommit"));
     }
 }

@@ -28,11 +28,14 @@ fn simulator(arch: Arch) -> Option<Simulator> {
     Some(Simulator::new(arch, &nvrtc, &orders))
 }
 
-fn run_layer(simulator: &mut Simulator, arch: Arch, case: &Case) -> Result<(), String> {
+/// Runs kernels on `simulator`.
+fn on(simulator: &mut Simulator, arch: Arch) -> impl FnMut(&mut Run, &Region, &Schedule) -> Result<(), String> {
     let target = Target::for_arch(arch);
-    drive::layer(case, arch, deep(1, 3), |run, region, schedule| {
-        run.kernel(simulator, region, schedule, &target).map(drop)
-    })
+    move |run, region, schedule| run.kernel(simulator, region, schedule, &target).map(drop)
+}
+
+fn run_layer(simulator: &mut Simulator, arch: Arch, case: &Case) -> Result<(), String> {
+    drive::layer(case, arch, deep(1, 3), on(simulator, arch))
 }
 
 fn run_attention(
@@ -41,10 +44,7 @@ fn run_attention(
     case: &Case,
     picked: impl Fn(&[Schedule]) -> Vec<Schedule>,
 ) -> Result<(), String> {
-    let target = Target::for_arch(arch);
-    drive::attention(case, arch, picked, |run, region, schedule| {
-        run.kernel(simulator, region, schedule, &target).map(drop)
-    })
+    drive::attention(case, arch, picked, on(simulator, arch))
 }
 
 fn run_prefill(
@@ -53,10 +53,7 @@ fn run_prefill(
     case: &Case,
     picked: impl Fn(&[Schedule]) -> Vec<Schedule>,
 ) -> Result<(), String> {
-    let target = Target::for_arch(arch);
-    drive::prefill(case, arch, picked, |run, region, schedule| {
-        run.kernel(simulator, region, schedule, &target).map(drop)
-    })
+    drive::prefill(case, arch, picked, on(simulator, arch))
 }
 
 #[track_caller]
@@ -128,10 +125,7 @@ fn merged_projections_are_what_the_interpreter_says() {
             ..case(model, lengths)
         };
         let run = Run::of(&case, front(&case, extras));
-        let target = Target::for_arch(arch);
-        let result = drive::kernels(run, arch, deep(1, 3), Numbers::new(7), |run, region, schedule| {
-            run.kernel(&mut simulator, region, schedule, &target).map(drop)
-        });
+        let result = drive::kernels(run, arch, deep(1, 3), Numbers::new(7), on(&mut simulator, arch));
         must(result, &case);
     }
 }
@@ -188,10 +182,7 @@ fn projected_combines_of_odd_shapes() {
             let mut numbers = Numbers::new(i as u64);
             (0..deep(2, 20)).map(|_| all[numbers.below(all.len())]).collect()
         };
-        let target = Target::for_arch(arch);
-        let result = drive::combine(&case, arch, pick, |run, region, schedule| {
-            run.kernel(&mut simulator, region, schedule, &target).map(drop)
-        });
+        let result = drive::combine(&case, arch, pick, on(&mut simulator, arch));
         must(result, &case);
     }
 }
@@ -308,14 +299,7 @@ fn every_barrier_and_wait_of_attention_is_missed() {
     let [attention, _] = attention_kernels(&run);
     run.fill_temporaries(&attention, &mut Numbers::new(3), 1.0);
     for stages in deep(&[2][..], &[1, 2, 3]).iter().copied() {
-        let schedule = Schedule {
-            block_m: 32,
-            block_n: 32,
-            block_k: 0,
-            warps_m: 2,
-            warps_n: 2,
-            stages,
-        };
+        let schedule = drive::attention_schedule(stages);
         check_barriers(&mut simulator, &mut run, &attention, &schedule);
     }
 }
@@ -326,11 +310,7 @@ fn every_barrier_and_wait_of_a_projected_combine_is_missed() {
         return;
     };
     let case = projected_case(3, 136, 40, DType::BF16, &[(3, 90), (1, 20)], 3);
-    let target = Target::for_arch(Arch::Sm80);
-    let mut run = drive::after_attention(&case, Arch::Sm80, 1.0, |run, region, schedule| {
-        run.kernel(&mut simulator, region, schedule, &target).map(drop)
-    })
-    .unwrap();
+    let mut run = drive::after_attention(&case, Arch::Sm80, 1.0, on(&mut simulator, Arch::Sm80)).unwrap();
     let [_, combine] = attention_kernels(&run);
     for stages in deep(&[1, 2][..], &[1, 2, 3, 4]).iter().copied() {
         let schedule = Schedule {
@@ -355,14 +335,7 @@ fn every_barrier_and_wait_of_prefill_is_missed() {
     let prefill = prefill_kernel(&run);
     run.fill_temporaries(&prefill, &mut Numbers::new(3), 1.0);
     for stages in deep(&[2][..], &[1, 2, 3]).iter().copied() {
-        let schedule = Schedule {
-            block_m: 32,
-            block_n: 32,
-            block_k: 0,
-            warps_m: 2,
-            warps_n: 2,
-            stages,
-        };
+        let schedule = drive::attention_schedule(stages);
         check_barriers(&mut simulator, &mut run, &prefill, &schedule);
     }
 }

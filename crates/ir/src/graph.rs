@@ -203,6 +203,14 @@ impl Graph {
         self.outputs.iter().any(|&(_, output)| output == value)
     }
 
+    /// The one node that needs `value`; `None` where several do, or none, or it is a named result.
+    pub fn sole_user(&self, value: ValueId) -> Option<ValueId> {
+        match self.users(value).as_slice() {
+            &[user] if !self.is_output(value) => Some(user),
+            _ => None,
+        }
+    }
+
     /// The value whose elements `value` has: what slices and reshapes were made of.
     pub fn root(&self, value: ValueId) -> ValueId {
         let node = self.node(value);

@@ -3,7 +3,7 @@
 use super::inputs::{Memory, gather, page_size, scatter};
 use anyhow::{Context, Result, bail};
 use mlafuse_codegen::build::UNBALANCED;
-use mlafuse_ir::graph::{Graph, Node, Op, ValueId};
+use mlafuse_ir::graph::{Node, ValueId};
 use mlafuse_ir::interp::{Value, interpret};
 use mlafuse_ir::plan::{AttentionRegion, BufferId, CombineRegion, Plan, Region, RegionKind};
 use mlafuse_ir::rewrite::cost::node_flops;
@@ -121,21 +121,22 @@ impl Reads<'_> {
     /// The interpreter on a graph of these nodes alone, of which `value` is the last. `given` is a value that is not in
     /// memory.
     fn nodes(&self, nodes: &[ValueId], value: ValueId, given: Option<(ValueId, Vec<f64>)>) -> Result<Vec<f64>> {
-        let mut part = Part {
-            reads: self,
-            nodes,
-            given,
-            graph: Graph {
-                name: "kernel".to_string(),
-                ..Graph::default()
-            },
-            inputs: BTreeMap::new(),
-            places: BTreeMap::new(),
-        };
-        let result = part.place(value)?;
-        part.graph.outputs.push(("out".to_string(), result));
-        let mut outputs = interpret::<f64>(&part.graph, self.dims, &part.inputs)?;
-        let out = outputs.remove("out").context("the reference gave no result")?;
+        let part = self.plan.part(nodes, value, given.as_ref().map(|(value, _)| *value));
+        let mut inputs = BTreeMap::new();
+        for (name, &value) in &part.inputs {
+            let node = self.plan.graph.node(value);
+            let (shape, data) = match &given {
+                Some((given, data)) if *given == value => (self.shape(node)?, data.clone()),
+                _ => self.value(value)?,
+            };
+            let data = match node.ty.dtype.is_float() {
+                true => Value::floats(&shape, data),
+                false => Value::ints(&shape, data.iter().map(|&n| n as i32).collect()),
+            };
+            inputs.insert(name.clone(), data);
+        }
+        let mut outputs = interpret::<f64>(&part.graph, self.dims, &inputs)?;
+        let out = outputs.remove("result").context("the reference gave no result")?;
         Ok(out
             .as_floats()
             .context("the reference's result is not of numbers")?
@@ -239,62 +240,6 @@ fn softmax_sum(columns: usize, weighed: &[(f64, &[f64])]) -> (Vec<f64>, f64) {
         out.iter_mut().zip(*row).for_each(|(out, value)| *out += weight * value);
     }
     (out, max + sum.ln())
-}
-
-/// Some of a plan's nodes as a graph of their own, with what they read as inputs.
-struct Part<'a> {
-    reads: &'a Reads<'a>,
-    nodes: &'a [ValueId],
-    given: Option<(ValueId, Vec<f64>)>,
-    graph: Graph,
-    inputs: BTreeMap<String, Value<f64>>,
-    /// Where each value of the plan's graph stands in this one.
-    places: BTreeMap<ValueId, ValueId>,
-}
-
-impl Part<'_> {
-    fn place(&mut self, value: ValueId) -> Result<ValueId> {
-        if let Some(&place) = self.places.get(&value) {
-            return Ok(place);
-        }
-        let node = self.reads.plan.graph.node(value).clone();
-        let given = self.given.as_ref().is_some_and(|(given, _)| *given == value);
-        // What is in no memory is computed on the way: columns of the cached rows, say.
-        let computed = self.nodes.contains(&value) || self.reads.plan.view(value).is_none();
-        let node = match computed && !given {
-            true => {
-                let args = node.args.iter().map(|&arg| self.place(arg)).collect::<Result<_>>()?;
-                Node { args, ..node }
-            }
-            false => self.input(value, node)?,
-        };
-        let place = ValueId(self.graph.nodes.len());
-        self.graph.nodes.push(node);
-        self.places.insert(value, place);
-        Ok(place)
-    }
-
-    fn input(&mut self, value: ValueId, node: Node) -> Result<Node> {
-        let name = format!("arg{}", self.inputs.len());
-        let (shape, data) = match self.given.take_if(|(given, _)| *given == value) {
-            Some((_, data)) => (self.reads.shape(&node)?, data),
-            None => self.reads.value(value)?,
-        };
-        let data = match node.ty.dtype.is_float() {
-            true => Value::floats(&shape, data),
-            false => Value::ints(&shape, data.iter().map(|&n| n as i32).collect()),
-        };
-        self.inputs.insert(name.clone(), data);
-        Ok(Node {
-            op: Op::Input {
-                name: name.clone(),
-                constant: false,
-            },
-            name,
-            args: Vec::new(),
-            ty: node.ty,
-        })
-    }
 }
 
 #[cfg(test)]

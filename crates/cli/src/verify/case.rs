@@ -216,7 +216,7 @@ fn lengths(steps: &[Vec<usize>]) -> Vec<usize> {
 }
 
 /// Operations of a case: those of the layer as the paper writes it, which is what the reference computes, and attention in
-/// absorbed form, which is what the device computes; of padded batches in both.
+/// absorbed form, the most that a device computes; of padded batches in both.
 pub fn flops(config: &MlaConfig, steps: &[Vec<usize>]) -> f64 {
     let MlaConfig {
         d_model,

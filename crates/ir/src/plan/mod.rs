@@ -8,12 +8,14 @@ mod dot;
 mod draft;
 mod fuse;
 mod memory;
+mod part;
 mod prefill;
 mod text;
 mod view;
 
 use draft::{Draft, Fusions};
 pub use memory::{ARENA_ALIGN, Arena, Placement, SizeError};
+pub use part::Part;
 pub use prefill::{Keys, PrefillRegion, ScoreTerm};
 pub use text::{KernelSummary, PlanSummary};
 pub use view::View;
@@ -503,7 +505,7 @@ fn check_in_place(plan: &Plan) -> Result<(), PlanError> {
             let Some(writer) = plan.view(value).and_then(|view| newest.get(&view.buffer)) else {
                 continue;
             };
-            if version(&plan.graph, value) != *writer {
+            if plan.graph.root(value) != *writer {
                 let name = |value: ValueId| plan.graph.node(value).name.clone();
                 let (reader, cache) = (last.map(name).unwrap_or_default(), name(value));
                 return Err(PlanError::StaleCache {
@@ -522,7 +524,7 @@ fn check_in_place(plan: &Plan) -> Result<(), PlanError> {
     }
     let stale = plan.graph.outputs.iter().find_map(|(name, value)| {
         let writer = *newest.get(&plan.view(*value)?.buffer)?;
-        (version(&plan.graph, *value) != writer).then_some((name, *value, writer))
+        (plan.graph.root(*value) != writer).then_some((name, *value, writer))
     });
     match stale {
         Some((name, value, writer)) => Err(PlanError::StaleCache {
@@ -531,15 +533,6 @@ fn check_in_place(plan: &Plan) -> Result<(), PlanError> {
             writer: plan.graph.node(writer).name.clone(),
         }),
         None => Ok(()),
-    }
-}
-
-/// The value whose memory `value` is a view of, as of which write.
-fn version(graph: &Graph, value: ValueId) -> ValueId {
-    let node = graph.node(value);
-    match (&node.op, node.args.first()) {
-        (Op::Slice { .. } | Op::Reshape, Some(&from)) => version(graph, from),
-        _ => value,
     }
 }
 

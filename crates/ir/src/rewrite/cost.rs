@@ -1,7 +1,6 @@
 //! What a graph would cost on a machine: a roofline over floating-point operations and memory bytes for each kernel that
 //! fusion is expected to make of it, and the time of launching it.
 
-use super::edit::is_output;
 use super::kernels::{is_view, kernels, shares_values};
 use crate::graph::{Graph, Op, Ty, ValueId};
 use crate::size::{Dim, Dims, Symbol};
@@ -270,7 +269,7 @@ impl Model<'_> {
         while let Some(shown) = open.pop() {
             let users = self.graph.users(shown);
             let outside = |user: &ValueId| !is_view(&self.graph.node(*user).op) && !nodes.contains(user);
-            if is_output(self.graph, shown) || users.iter().any(outside) {
+            if self.graph.is_output(shown) || users.iter().any(outside) {
                 parts += self.size(shown)?;
             }
             open.extend(users.iter().filter(|user| is_view(&self.graph.node(**user).op)));

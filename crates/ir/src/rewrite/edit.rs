@@ -181,26 +181,6 @@ pub(super) fn other_need(graph: &Graph, value: ValueId, reader: ValueId) -> Opti
     Some(format!("`{name}` is also read by `{}`", graph.node(other).name))
 }
 
-/// Whether `value` is one of the graph's outputs.
-pub(super) fn is_output(graph: &Graph, value: ValueId) -> bool {
-    graph.outputs.iter().any(|&(_, output)| output == value)
-}
-
-/// Whether computing `value` needs `other`.
-pub(super) fn depends_on(graph: &Graph, value: ValueId, other: ValueId) -> bool {
-    let (mut open, mut seen) = (vec![value], BTreeSet::new());
-    while let Some(value) = open.pop() {
-        if value == other {
-            return true;
-        }
-        // Arguments stand before their users, so nothing before `other` needs it.
-        if value > other && seen.insert(value) {
-            open.extend(&graph.node(value).args);
-        }
-    }
-    false
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -281,6 +261,6 @@ mod tests {
             other_need(&graph, y, x).as_deref(),
             Some("`y` is also the output \"y\"")
         );
-        assert!(depends_on(&graph, y, x) && !depends_on(&graph, x, y) && !depends_on(&graph, y, ValueId(1)));
+        assert!(graph.depends_on(y, x) && !graph.depends_on(x, y) && !graph.depends_on(y, ValueId(1)));
     }
 }

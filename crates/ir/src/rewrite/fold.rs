@@ -1,6 +1,6 @@
 //! A constant factor goes into a weight, at load: into the gain of a norm, or into an operand of a contraction.
 
-use super::edit::{Edit, is_output, other_need};
+use super::edit::{Edit, other_need};
 use super::rule::{Change, Finding};
 use crate::graph::{Graph, Op, ValueId};
 
@@ -77,7 +77,7 @@ impl Fold<'_> {
         let readers = self.graph.users(self.value);
         let weight = |&reader: &ValueId| Some((reader, self.weight_of(reader, Some(self.value))?));
         let weights: Vec<(ValueId, usize)> = readers.iter().map(weight).collect::<Option<_>>()?;
-        let some = !weights.is_empty() && !is_output(self.graph, self.value);
+        let some = !weights.is_empty() && !self.graph.is_output(self.value);
         some.then(|| {
             let mut edit = Edit::new(self.graph);
             let mut taken = Vec::new();

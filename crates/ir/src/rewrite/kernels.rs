@@ -1,6 +1,5 @@
 //! Which nodes share a kernel, as the cost model sees it: what fusion is expected to join, told from the graph alone.
 
-use super::edit::{depends_on, is_output};
 use crate::graph::{EinsumSpec, Graph, Op, ValueId};
 use std::collections::BTreeSet;
 
@@ -27,7 +26,7 @@ pub(super) fn kernels(graph: &Graph) -> Vec<Option<ValueId>> {
         nodes.iter().for_each(|node| kernels[node.0] = Some(sum));
         let projection = graph.users(sum).first().copied();
         if let Some(projection) = projection.filter(|&reader| {
-            let private = private(graph, sum) && !taken.contains(&reader);
+            let private = graph.sole_user(sum).is_some() && !taken.contains(&reader);
             private && shares_values(graph, sum) && is_of_each_head(graph, &constants, reader)
         }) {
             taken.insert(projection);
@@ -58,20 +57,13 @@ pub(super) fn is_view(op: &Op) -> bool {
     matches!(op, Op::Input { .. } | Op::Slice { .. } | Op::Reshape | Op::CacheRead)
 }
 
-fn private(graph: &Graph, value: ValueId) -> bool {
-    !is_output(graph, value) && graph.users(value).len() == 1
-}
-
 /// The nodes of an attention before its last one, and that: a softmax whose weights one contraction sums over, with what
 /// makes the scores.
 fn attention(graph: &Graph, softmax: ValueId) -> Option<(Vec<ValueId>, ValueId)> {
     let mut nodes = vec![softmax];
     let mut weights = softmax;
     let sum = loop {
-        if !private(graph, weights) {
-            return None;
-        }
-        let reader = *graph.users(weights).first()?;
+        let reader = graph.sole_user(weights)?;
         match &graph.node(reader).op {
             Op::Cast => nodes.push(reader),
             Op::Einsum(spec) if sums_last(spec, graph, reader, weights) => break reader,
@@ -82,9 +74,7 @@ fn attention(graph: &Graph, softmax: ValueId) -> Option<(Vec<ValueId>, ValueId)>
     let mut open = vec![*graph.node(softmax).args.first()?];
     while let Some(value) = open.pop() {
         let node = graph.node(value);
-        if !private(graph, value) {
-            return None;
-        }
+        graph.sole_user(value)?;
         match (&node.op, node.args.as_slice()) {
             (Op::Einsum(spec), _) if has_queries(spec) => {}
             (Op::Mask | Op::Scale { .. } | Op::Cast, [x, ..]) => open.push(*x),
@@ -141,7 +131,9 @@ fn on_the_way(graph: &Graph, write: ValueId) -> Vec<ValueId> {
     let args = &graph.node(write).args;
     let parts = args.get(1..args.len().saturating_sub(3)).unwrap_or_default();
     let joins = |value: &ValueId| matches!(graph.node(*value).op, Op::RmsNorm { .. } | Op::Rope { .. });
-    let joined = parts.iter().filter(|value| joins(value) && private(graph, **value));
+    let joined = parts
+        .iter()
+        .filter(|value| joins(value) && graph.sole_user(**value).is_some());
     joined.copied().collect()
 }
 
@@ -159,7 +151,7 @@ fn followed(
     let fits = match (&node.op, node.args.get(1)) {
         (Op::Scale { .. } | Op::Cast | Op::Rope { .. }, _) => true,
         (Op::Add | Op::Mul, Some(other)) => constants[other.0],
-        (Op::ScaleRows, Some(&rows)) => !depends_on(graph, rows, base),
+        (Op::ScaleRows, Some(&rows)) => !graph.depends_on(rows, base),
         (Op::Einsum(_), _) => is_of_each_head(graph, constants, value),
         _ => false,
     };
@@ -172,14 +164,12 @@ fn followed(
 fn alone_shown(graph: &Graph, mut value: ValueId) -> Option<ValueId> {
     let mut views = 0;
     while let (Op::Slice { .. } | Op::Reshape, [from]) = (&graph.node(value).op, graph.node(value).args.as_slice()) {
-        if !private(graph, value) {
-            return None;
-        }
+        graph.sole_user(value)?;
         views += 1;
         value = *from;
     }
     // The other parts of what a view is cut from may go elsewhere.
-    (views > 0 || private(graph, value)).then_some(value)
+    (views > 0 || graph.sole_user(value).is_some()).then_some(value)
 }
 
 /// The contraction's kernel that reads the rows of an inverse norm anyway and alone needs it.
@@ -189,7 +179,7 @@ fn norm_reader(graph: &Graph, kernels: &[Option<ValueId>], value: ValueId) -> Op
     };
     let users = graph.users(value);
     let kernel = kernels[users.first()?.0]?;
-    let alone = !is_output(graph, value) && users.iter().all(|user| kernels[user.0] == Some(kernel));
+    let alone = !graph.is_output(value) && users.iter().all(|user| kernels[user.0] == Some(kernel));
     let node = graph.node(kernel);
     let contracts = matches!(node.op, Op::Einsum(_)) && node.args.contains(rows);
     (alone && contracts).then_some(kernel)

@@ -3,7 +3,7 @@
 //! The two may differ in one label of the other operand, along which those are put side by side. Biases and row factors
 //! of both move along. More than two merge two by two.
 
-use super::edit::{Edit, adjacent, depends_on, other_need};
+use super::edit::{Edit, adjacent, other_need};
 use super::rule::{Change, Finding};
 use crate::graph::{EinsumSpec, Graph, Op, ValueId};
 use crate::size::Dim;
@@ -71,7 +71,7 @@ pub(super) fn merged(graph: &Graph, pair: &Pair) -> Result<Change, String> {
     let axes = Axes::of(graph, pair, others)?;
     let names = pair.of.map(|value| graph.node(value).name.as_str());
     for (other, made) in [(others[1], pair.of[0]), (others[0], pair.of[1])] {
-        if depends_on(graph, other, made) {
+        if graph.depends_on(other, made) {
             let (other, made) = (&graph.node(other).name, &graph.node(made).name);
             return Err(format!("`{other}` depends on `{made}`"));
         }

@@ -1,7 +1,7 @@
 //! A norm before contractions becomes a factor of their rows after them: (r ⊙ x ⊙ g)·W = r ⊙ (x·(g ⊙ W)), where r is the
 //! inverse root mean square of each row of x. The gain goes into the weight, at load.
 
-use super::edit::{Edit, is_output, other_need};
+use super::edit::{Edit, other_need};
 use super::rule::{Change, Finding};
 use crate::graph::{Graph, Op, ValueId};
 use mlafuse_tensor::DType;
@@ -26,7 +26,7 @@ fn as_row_factor(graph: &Graph, constants: &[bool], norm: ValueId) -> Result<Cha
     let (&Op::RmsNorm { eps }, &[x, gain]) = (&node.op, node.args.as_slice()) else {
         return Err(format!("`{name}` is no norm"));
     };
-    if is_output(graph, norm) {
+    if graph.is_output(norm) {
         return Err(format!("`{name}` is an output"));
     }
     if !constants[gain.0] {

@@ -1,7 +1,7 @@
 //! A contraction of which only slices are read becomes a contraction for each slice: a slice of x·W along a dimension that
 //! comes from W alone is x·(a slice of W), which is a view where W is in memory. And back, where the slices are neighbours.
 
-use super::edit::{Edit, adjacent, is_output};
+use super::edit::{Edit, adjacent};
 use super::merge::{merged, pairs};
 use super::rule::{Change, Finding};
 use crate::graph::{Graph, Op, ValueId};
@@ -77,7 +77,7 @@ struct Slice {
 /// The slices that are all that is read of `value`, along one dimension.
 fn slices(graph: &Graph, value: ValueId) -> Result<Vec<Slice>, String> {
     let name = &graph.node(value).name;
-    if is_output(graph, value) {
+    if graph.is_output(value) {
         return Err(format!("`{name}` is an output"));
     }
     let mut slices: Vec<Slice> = Vec::new();

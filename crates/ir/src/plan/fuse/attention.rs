@@ -4,7 +4,7 @@ use super::super::QueryPart;
 use crate::graph::{EinsumSpec, Graph, Op, ValueId};
 use crate::infer::shape_text;
 use crate::size::Dim;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// An attention that one kernel can compute.
@@ -329,11 +329,7 @@ fn check_types(graph: &Graph, cache: ValueId, queries: &[QueryPart]) -> Result<(
 
 /// Nothing outside may need what stays inside.
 pub(super) fn check_private(graph: &Graph, nodes: &[ValueId]) -> Result<(), String> {
-    let outputs: BTreeSet<ValueId> = graph.outputs.iter().map(|&(_, value)| value).collect();
-    match nodes
-        .iter()
-        .find(|&&node| outputs.contains(&node) || graph.users(node).len() != 1)
-    {
+    match nodes.iter().find(|&&node| graph.sole_user(node).is_none()) {
         Some(&node) => Err(format!("`{}` is needed elsewhere too", graph.node(node).name)),
         None => Ok(()),
     }

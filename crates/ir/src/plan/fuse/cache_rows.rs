@@ -72,8 +72,7 @@ fn joins(graph: &Graph, part: ValueId, lengths: [ValueId; 2]) -> Result<bool, St
         }
         _ => false,
     };
-    let needed = graph.users(part).len() != 1 || graph.outputs.iter().any(|&(_, output)| output == part);
-    if joins && needed {
+    if joins && graph.sole_user(part).is_none() {
         return Err("it is needed elsewhere too".to_string());
     }
     Ok(joins)

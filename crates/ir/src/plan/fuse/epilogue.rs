@@ -31,9 +31,8 @@ pub(super) fn epilogue(graph: &Graph, product: ValueId, taken: &BTreeSet<ValueId
     let mut chain = Vec::new();
     let mut last = product;
     loop {
-        let next = match (graph.users(last).as_slice(), graph.is_output(last)) {
-            (&[user], false) if !taken.contains(&user) => user,
-            _ => return (chain, None),
+        let Some(next) = graph.sole_user(last).filter(|user| !taken.contains(user)) else {
+            return (chain, None);
         };
         match joins(graph, product, &chain, next) {
             Ok(true) => chain.push(next),

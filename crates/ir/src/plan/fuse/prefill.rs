@@ -203,7 +203,7 @@ fn cached_operand(graph: &Graph, value: ValueId) -> Option<Vec<ValueId>> {
 
 /// Whether only these attentions read `value`, as keys or values of a head: they look at no row that is not in use.
 fn read_by(graph: &Graph, value: ValueId, prefills: &BTreeMap<ValueId, Prefill>) -> bool {
-    if graph.outputs.iter().any(|&(_, output)| output == value) {
+    if graph.is_output(value) {
         return false;
     }
     let users: BTreeSet<ValueId> = graph.users(value).into_iter().collect();

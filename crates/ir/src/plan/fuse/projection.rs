@@ -44,7 +44,7 @@ pub(in crate::plan) fn projections(
 
 fn projection(graph: &Graph, of: ValueId, user: ValueId) -> Result<Projection, String> {
     let name = |value: ValueId| &graph.node(value).name;
-    if graph.users(of).len() != 1 || graph.outputs.iter().any(|&(_, output)| output == of) {
+    if graph.sole_user(of).is_none() {
         return Err(format!("`{}` is needed elsewhere too", name(of)));
     }
     let Op::Einsum(spec) = &graph.node(user).op else {

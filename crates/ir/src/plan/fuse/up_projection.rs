@@ -79,10 +79,8 @@ impl Finder<'_> {
             let &Op::Slice { axis: 3, start, len } = &graph.node(slice).op else {
                 return None;
             };
-            let value = match graph.users(slice).as_slice() {
-                &[user] if !graph.is_output(slice) && self.takes(user, slice) => user,
-                _ => slice,
-            };
+            let user = graph.sole_user(slice).filter(|&user| self.takes(user, slice));
+            let value = user.unwrap_or(slice);
             let columns = start..start + len;
             parts.push(ProjectedPart { columns, value });
         }

@@ -2,6 +2,14 @@ use super::*;
 
 const BAR: u32 = 512;
 
+/// The copies of thread 0 arrive, the phase ends, and `thread` waits for it.
+fn copies_arrive_for(block: &mut BlockRaces, thread: u32) {
+    let arrival = block.async_arrival(0);
+    block.mbarrier_arrive_async(BAR, &arrival);
+    block.mbarrier_phase_done(BAR);
+    block.mbarrier_wait(BAR, thread);
+}
+
 #[test]
 fn a_wait_learns_what_the_arrivals_of_the_phase_told() {
     let mut block = block(3);
@@ -82,10 +90,7 @@ fn an_arrival_can_be_that_of_copies() {
 fn a_thread_passes_on_what_it_learnt_of_its_own_copies() {
     let mut block = block(2);
     block.copies_to(0, 0);
-    let arrival = block.async_arrival(0);
-    block.mbarrier_arrive_async(BAR, &arrival);
-    block.mbarrier_phase_done(BAR);
-    block.mbarrier_wait(BAR, 0);
+    copies_arrive_for(&mut block, 0);
     block.sync(0..2);
     block.fine(READ, 1, 0);
 }
@@ -106,10 +111,7 @@ fn the_arrival_of_copies_tells_nothing_that_follows_their_issue() {
     block.fine(WRITE, 0, 0);
     block.copies_to(0, 4);
     block.fine(WRITE, 0, 8);
-    let arrival = block.async_arrival(0);
-    block.mbarrier_arrive_async(BAR, &arrival);
-    block.mbarrier_phase_done(BAR);
-    block.mbarrier_wait(BAR, 1);
+    copies_arrive_for(&mut block, 1);
     block.fine(READ, 1, 0);
     block.fine(READ, 1, 4);
     assert!(block.races(READ, 1, 8));
@@ -119,10 +121,7 @@ fn the_arrival_of_copies_tells_nothing_that_follows_their_issue() {
 fn a_release_passes_on_what_a_thread_learnt_of_its_own_copies() {
     let mut block = block(2);
     block.copies_to(0, 0);
-    let arrival = block.async_arrival(0);
-    block.mbarrier_arrive_async(BAR, &arrival);
-    block.mbarrier_phase_done(BAR);
-    block.mbarrier_wait(BAR, 0);
+    copies_arrive_for(&mut block, 0);
     block.strong_write(Place::Shared(520), 0, STRONG, false);
     block.strong_read(Place::Shared(520), 1, STRONG);
     block.fine(READ, 1, 0);
