@@ -3,7 +3,7 @@
 use mlafuse::config::MlaConfig;
 use mlafuse::{
     Checkpoint, DType, DeviceSpec, Error, HostTensor, LayerOptions, LayerWeights, MlaLayer, PagedKvCache, PlanKind,
-    default_prefix,
+    Splits, default_prefix,
 };
 use mlafuse_ir::target::Arch;
 use mlafuse_runtime::nvrtc::testing::nvrtc_or_skip;
@@ -307,15 +307,25 @@ fn the_cache_holds_what_transformers_caches() {
 
 #[test]
 fn the_number_of_threads_changes_no_bit() {
+    let fixed: Splits = "fixed:16".parse().unwrap();
     for fixture in [Some(Fixture::tiny()), Fixture::lite()].into_iter().flatten() {
-        for plan in PLANS {
-            let layer = fixture.layer(options(DeviceSpec::Cpu, plan, DType::BF16, 64));
-            let runs = [1, 2].map(|threads| {
+        for (plan, splits) in [
+            (PlanKind::Fused, Splits::Balanced),
+            (PlanKind::Fused, fixed),
+            (PlanKind::Unfused, Splits::Balanced),
+        ] {
+            let layer = fixture.layer(LayerOptions {
+                splits,
+                ..options(DeviceSpec::Cpu, plan, DType::BF16, 64)
+            });
+            let [first, others @ ..] = [1, 2, 3].map(|threads| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                 pool.install(|| fixture.run(&layer))
             });
-            assert_eq!(runs[0].0.bytes(), runs[1].0.bytes());
-            assert_eq!(runs[0].1.bytes(), runs[1].1.bytes());
+            for other in others {
+                assert_eq!(first.0.bytes(), other.0.bytes(), "{plan}, {splits}: prefill");
+                assert_eq!(first.1.bytes(), other.1.bytes(), "{plan}, {splits}: decode");
+            }
         }
     }
 }
@@ -359,7 +369,9 @@ fn garbage_changes_no_bit_on_the_simulator_on_deepseek_v2_lite() {
     let Some(fixture) = Fixture::lite().filter(|_| nvrtc_or_skip().is_some()) else {
         return;
     };
-    garbage_changes_no_bit(&fixture, DeviceSpec::sim(Arch::Sm80), PlanKind::Fused, DType::BF16);
+    for plan in PLANS {
+        garbage_changes_no_bit(&fixture, DeviceSpec::sim(Arch::Sm80), plan, DType::BF16);
+    }
 }
 
 /// `hidden_states` in several steps, of `chunk[b]` tokens of sequence b each, and what comes out, token by token.

@@ -266,8 +266,8 @@ impl Memory {
             .collect()
     }
 
-    fn launch(&self, program: &TileProgram, dims: &Dims) {
-        let kernel = CpuKernel::prepare(program, Level::detect()).unwrap_or_else(|e| panic!("{e}\n{program}"));
+    fn launch(&self, program: &TileProgram, dims: &Dims, level: Level) {
+        let kernel = CpuKernel::prepare(program, level).unwrap_or_else(|e| panic!("{e}\n{program}"));
         let tensors: Vec<&CpuBuffer> = program
             .params
             .iter()
@@ -427,21 +427,28 @@ fn check(case: &Case) {
     );
 }
 
-/// Runs the kernels one after the other and compares what each has made.
+/// Runs the kernels one after the other, at every level that this processor has, and compares what each has made.
 fn check_plan(plan: &Plan, batch: &Batch, source: Source, random: &mut Random, tolerance: f64, words: &str) {
     let inputs = inputs(&plan.graph, batch, random);
     let want = reference(&plan.graph, batch, &inputs);
-    let memory = Memory::new(plan, &batch.dims, &inputs);
+    let runs = Level::available().map(|level| (level, Memory::new(plan, &batch.dims, &inputs)));
+    let runs: Vec<(Level, Memory)> = runs.collect();
     let is_prefill = |region: &Region| matches!(region.kind, RegionKind::Prefill(_));
     let unabsorbed = plan.kernels.iter().any(is_prefill);
     for region in &plan.kernels {
         let schedule = schedule(plan, region, batch, source, random);
         let program = build(plan, region, &schedule).unwrap();
-        memory.launch(&program, &batch.dims);
-        for result in plan.results(region) {
+        let results = plan.results(region);
+        for (level, memory) in &runs {
+            memory.launch(&program, &batch.dims, *level);
+        }
+        for ((level, memory), &result) in runs
+            .iter()
+            .flat_map(|run| results.iter().map(move |result| (run, result)))
+        {
             let got = memory.read(plan, &batch.dims, plan.view(result).unwrap());
             let name = &plan.graph.node(result).name;
-            let what = format!("`{name}` of {} of {words}, {source:?} {schedule}", region.name);
+            let what = format!("`{name}` of {} of {words}, {source:?} {schedule}, {level}", region.name);
             let (got, want) = match unabsorbed {
                 true => (
                     batch.in_use(plan, result, &got),
@@ -633,17 +640,19 @@ proptest! {
         let random = &mut Random(seed);
         let batch = batch(random, 4, dims[1], dtype);
         let inputs = inputs(&plans[0].graph, &batch, random);
-        let [together, apart] = plans.each_ref().map(|plan| output_bits(plan, &batch, &inputs));
-        prop_assert_eq!(together, apart);
+        for level in Level::available() {
+            let [together, apart] = plans.each_ref().map(|plan| output_bits(plan, &batch, &inputs, level));
+            prop_assert_eq!(together, apart, "{}", level);
+        }
     }
 }
 
 /// The output of a plan's kernels under their CPU schedules.
-fn output_bits(plan: &Plan, batch: &Batch, inputs: &BTreeMap<String, Value<f64>>) -> Vec<u64> {
+fn output_bits(plan: &Plan, batch: &Batch, inputs: &BTreeMap<String, Value<f64>>, level: Level) -> Vec<u64> {
     let memory = Memory::new(plan, &batch.dims, inputs);
     for region in &plan.kernels {
         let schedule = cpu_schedule(plan, region, &batch.dims).unwrap();
-        memory.launch(&build(plan, region, &schedule).unwrap(), &batch.dims);
+        memory.launch(&build(plan, region, &schedule).unwrap(), &batch.dims, level);
     }
     let out = memory.read(plan, &batch.dims, plan.output("out").unwrap());
     out.into_iter().map(f64::to_bits).collect()

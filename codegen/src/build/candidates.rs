@@ -1,7 +1,7 @@
 //! The schedules of a region: those that fit a part, best first, and the one for the CPU.
 
 use super::axes::{Plane, plane};
-use super::cost::{Needs, needs, seconds};
+use super::cost::{self, Needs, needs, seconds};
 use super::error::BuildError;
 use super::program::ProgramBuilder;
 use super::{Product, build, contract, product};
@@ -89,6 +89,25 @@ pub fn candidates(plan: &Plan, region: &Region, target: &Target, dims: &Dims) ->
         Some((needs, shape)) if fitting.is_empty() => Err(no_schedule(region, target, needs, shape)),
         _ => Ok(fitting.into_iter().map(|(_, schedule)| schedule).collect()),
     }
+}
+
+/// The least seconds in which `target` could do what the blocks of the region's kernel do under the first of its [`candidates`],
+/// what several of them do again included, the launch apart: what fusions are weighed by. `dims` are as theirs, and tell how
+/// many splits `Z` there are.
+///
+/// # Errors
+/// As [`candidates`].
+pub fn least_seconds(plan: &Plan, region: &Region, target: &Target, dims: &Dims) -> Result<f64, BuildError> {
+    let first = candidates(plan, region, target, dims)?.into_iter().next();
+    let seconds = |schedule| {
+        Ok(cost::least_seconds(
+            &build(plan, region, &schedule)?,
+            &schedule,
+            target,
+            dims,
+        ))
+    };
+    first.map_or(Ok(f64::INFINITY), seconds)
 }
 
 /// How far beyond the part's limits: bytes of shared memory, then registers.

@@ -57,16 +57,7 @@ pub(super) fn seconds(program: &TileProgram, schedule: &Schedule, target: &Targe
     let needs = needs(program, schedule);
     let resident = resident_blocks(needs, schedule, target);
     let dims = with_splits(program, schedule, resident * target.sm_count, dims);
-    let mut walk = Walk {
-        program,
-        schedule,
-        dims,
-        vars: vec![None; program.vars.len()],
-    };
-    let blocks = walk.blocks() as f64;
-    let mut work = Work::default();
-    walk.body(&program.body, 1.0, &mut work);
-
+    let (blocks, work) = walked(program, schedule, dims);
     let resident = resident as f64;
     let sms = target.sm_count as f64;
     let waves = (blocks / (sms * resident)).ceil();
@@ -87,6 +78,28 @@ pub(super) fn seconds(program: &TileProgram, schedule: &Schedule, target: &Targe
     };
     // What overlaps still gets in the way a little: between equals, less traffic wins.
     waves * (alone.max(sharing * busy.max(loading)) + 0.1 * sharing * loading)
+}
+
+/// The least seconds in which the part could do what the kernel's blocks do, all together: their arithmetic, and their traffic with
+/// the second-level cache, which serves what several of them read. What blocks do again counts again; `dims` tell the splits.
+pub(super) fn least_seconds(program: &TileProgram, schedule: &Schedule, target: &Target, dims: &Dims) -> f64 {
+    let (blocks, work) = walked(program, schedule, with_splits(program, schedule, 1, dims));
+    let arithmetic = work.gemm_flops / target.tensor_flops + work.elementwise / target.fma_flops;
+    blocks * arithmetic.max(work.present_bytes / (L2_SPEEDUP * target.dram_bytes_per_s))
+}
+
+/// How many blocks the kernel has, and what each does.
+fn walked(program: &TileProgram, schedule: &Schedule, dims: Dims) -> (f64, Work) {
+    let mut walk = Walk {
+        program,
+        schedule,
+        dims,
+        vars: vec![None; program.vars.len()],
+    };
+    let blocks = walk.blocks() as f64;
+    let mut work = Work::default();
+    walk.body(&program.body, 1.0, &mut work);
+    (blocks, work)
 }
 
 /// Blocks of an SM at a time, at least one.
@@ -135,6 +148,8 @@ struct Work {
     gemm_flops: f64,
     shared_bytes: f64,
     device_bytes: f64,
+    /// Of them those of rows that are there.
+    present_bytes: f64,
     elementwise: f64,
     steps: f64,
     loads: f64,
@@ -213,7 +228,9 @@ impl Walk<'_> {
                     }
                 );
                 let rows = if repeats { 1 } else { tile.rows };
-                work.device_bytes += times * (rows * cols.len() * size) as f64;
+                let row_bytes = times * (cols.len() * size) as f64;
+                work.device_bytes += row_bytes * rows as f64;
+                work.present_bytes += row_bytes * self.present(&src.rows, rows) as f64;
                 work.steps += times;
                 work.loads += times;
             }
@@ -222,7 +239,9 @@ impl Walk<'_> {
                     .program
                     .tensor_dtype(dst.param)
                     .map_or(4, |dtype| dtype.size_bytes());
-                work.device_bytes += times * (self.program.tile(*src).rows * cols.len() * size) as f64;
+                let (rows, row_bytes) = (self.program.tile(*src).rows, times * (cols.len() * size) as f64);
+                work.device_bytes += row_bytes * rows as f64;
+                work.present_bytes += row_bytes * self.present(&dst.rows, rows) as f64;
             }
             Stmt::Gemm {
                 acc, b, layout, b_cols, ..
@@ -235,6 +254,18 @@ impl Walk<'_> {
             Stmt::Reduce { src, .. } => work.elementwise += 2.0 * times * self.elements(*src),
             Stmt::Rotate { dst, .. } => work.elementwise += 4.0 * times * self.elements(*dst),
         }
+    }
+
+    /// How many of a tile's `rows` are there.
+    fn present(&self, of: &Rows, rows: usize) -> usize {
+        let (start, limit) = match of {
+            Rows::Strided { start, limit, .. } | Rows::Paged { start, limit, .. } => {
+                (self.eval(start), self.eval(limit))
+            }
+            Rows::Gathered { limit, .. } => (Some(0), self.eval(limit)),
+        };
+        let present = start.zip(limit).and_then(|(start, limit)| limit.checked_sub(start));
+        present.map_or(rows, |present| present.clamp(0, rows as i64) as usize)
     }
 
     /// A product of depth `k` of elements of `size` bytes.

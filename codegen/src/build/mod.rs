@@ -27,7 +27,7 @@ mod softmax;
 mod splits;
 mod up_projection;
 
-pub use candidates::{candidates, cpu_schedule};
+pub use candidates::{candidates, cpu_schedule, least_seconds};
 pub use error::BuildError;
 pub use splits::{UNBALANCED, splits_of_equals};
 

@@ -3,12 +3,12 @@
 use crate::failure;
 use crate::output::Report;
 use anyhow::Result;
-use mlafuse_cpu::Level;
 use mlafuse_ir::target::Arch;
 use mlafuse_runtime::cache::KernelCache;
 use mlafuse_runtime::driver::{self, Driver, Gpu};
 use mlafuse_runtime::folders::cache_folder;
 use mlafuse_runtime::nvrtc::Nvrtc;
+use mlafuse_runtime::{CPU_LEVEL, cpu_level};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -149,8 +149,14 @@ fn gpu_object(
     json!({ "name": name, "arch": format!("sm_{major}{minor}"), "sm_count": sm_count })
 }
 
+const UNSET_LEVEL: &str =
+    "the cpu device does not run at this level: name one that is allowed in MLAFUSE_CPU_LEVEL, or unset it";
+
 fn cpu() -> Finding {
-    let level = format!("{:?}", Level::detect()).to_lowercase();
+    let (level, mend) = match cpu_level() {
+        Ok(level) => (level.to_string(), None),
+        Err(error) => (format!("none: {error}"), Some(UNSET_LEVEL)),
+    };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let features = features();
     let shown = if features.is_empty() {
@@ -162,12 +168,13 @@ fn cpu() -> Finding {
         format!("{cores} threads, executor level {level}"),
         format!("features: {shown}"),
     ];
-    let json = json!({ "threads": cores, "level": level, "features": features });
+    let forced = std::env::var_os(CPU_LEVEL).is_some_and(|name| !name.is_empty());
+    let json = json!({ "threads": cores, "level": level, "forced": forced, "features": features });
     Finding {
         name: "cpu",
         lines,
         json,
-        mend: None,
+        mend,
     }
 }
 

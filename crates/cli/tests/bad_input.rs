@@ -261,6 +261,10 @@ fn flags_that_cannot_be() {
     let no_nvrtc = [("MLAFUSE_NVRTC", "/nonexistent")];
     let words = ["device sim:sm_80", "/nonexistent", "cargo xtask setup"];
     case.refused_with(&no_nvrtc, &["--device", "sim"], &words);
+    for level in ["avx9", "Amx"] {
+        let words = ["MLAFUSE_CPU_LEVEL", level, "allowed on this processor: portable"];
+        case.refused_with(&[("MLAFUSE_CPU_LEVEL", level)], &[], &words);
+    }
     case.refused(&["--device", "cuda:1"], &["cuda:1", "cpu"]);
     case.refused(&["--dtype", "int4"], &["int4", "bf16"]);
     case.refused(&["--tolerance", "NaN", "--expect", "x"], &["NaN"]);

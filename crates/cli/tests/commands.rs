@@ -19,6 +19,20 @@ fn doctor_succeeds_whatever_is_missing() {
     assert!(json["cpu"]["level"].is_string() && json["cache"]["path"].is_string());
     assert!(json["driver"]["present"].is_boolean());
     assert_eq!(json["sim"]["available"], false);
+    let forced = ran(mlafuse(&["doctor", "--format", "json"]).env("MLAFUSE_CPU_LEVEL", "portable")).json();
+    assert_eq!(
+        (&forced["cpu"]["level"], &forced["cpu"]["forced"]),
+        (&"portable".into(), &true.into())
+    );
+    let lacking = ran(mlafuse(&["doctor", "--format", "json"]).env("MLAFUSE_CPU_LEVEL", "avx9"));
+    assert_eq!(lacking.status, 0, "{}", lacking.stderr);
+    assert!(
+        lacking.json()["missing"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|mend| mend["what"] == "cpu")
+    );
     let text = good(&["doctor"]).stdout;
     assert!(
         ["nvrtc", "driver", "cpu", "sim", "cache"]

@@ -3,14 +3,20 @@
 #[allow(dead_code)]
 mod support;
 
+use mlafuse_cpu::Level;
 use mlafuse_runtime::nvrtc::testing::nvrtc_or_skip;
 use mlafuse_tensor::{DType, HostTensor, SafetensorsFile, compare, write_safetensors};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use support::{Ran, example, good, mlafuse, ran};
 
 fn run(checkpoint: &Path, input: &Path, output: &Path, more: &[&str]) -> Ran {
+    ran(&mut command(checkpoint, input, output, more))
+}
+
+fn command(checkpoint: &Path, input: &Path, output: &Path, more: &[&str]) -> Command {
     let paths = [checkpoint, input, output].map(|path| path.to_str().unwrap());
     let args = [
         "run",
@@ -23,7 +29,7 @@ fn run(checkpoint: &Path, input: &Path, output: &Path, more: &[&str]) -> Ran {
         "--format",
         "json",
     ];
-    ran(&mut mlafuse(&[&args[..], more].concat()))
+    mlafuse(&[&args[..], more].concat())
 }
 
 fn example_io() -> std::path::PathBuf {
@@ -85,6 +91,24 @@ fn every_device_type_and_plan_meets_the_expected_outputs() {
         );
     }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+/// Every level of this processor, each within the tolerance: those that multiply bf16 as it is, and those that do not.
+#[test]
+fn every_level_of_the_processor_meets_the_expected_outputs() {
+    let dir = tempfile::tempdir().unwrap();
+    let (io, out) = (example_io(), dir.path().join("out.safetensors"));
+    for level in Level::available() {
+        for more in [&["--dtype", "bf16"][..], &["--dtype", "f32"], &["--plan", "unfused"]] {
+            let expect = ["--expect", io.to_str().unwrap()];
+            let mut command = command(&example(), &io, &out, &[&expect, more].concat());
+            let ran = ran(command.env("MLAFUSE_CPU_LEVEL", level.name()));
+            assert_eq!(ran.status, 0, "{level}, {more:?}: {}{}", ran.stdout, ran.stderr);
+            let json = ran.json();
+            assert_eq!(json["within_tolerance"], true, "{level}, {more:?}");
+            assert_eq!(json["cpu_level"], level.name());
+        }
+    }
 }
 
 #[test]

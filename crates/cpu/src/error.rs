@@ -34,7 +34,7 @@ pub enum CpuError {
         cols: usize,
     },
     /// This processor lacks the instructions of the level that was asked for.
-    #[error("this processor cannot run level {level:?}; it can run {available:?}")]
+    #[error("this processor cannot run level {level}; it can run {available}")]
     Level {
         /// What was asked for.
         level: Level,

@@ -2,6 +2,7 @@
 
 #[cfg(target_arch = "x86_64")]
 use crate::gemm::bf16::amx;
+use std::fmt;
 
 /// The instructions a kernel may use; each has those of the levels before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,6 +28,17 @@ impl Level {
         Level::Avx512Bf16,
         Level::Amx,
     ];
+
+    /// The word for it: `portable`, `avx2`, `avx512`, `avx512-bf16`, `amx`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Portable => "portable",
+            Level::Avx2 => "avx2",
+            Level::Avx512 => "avx512",
+            Level::Avx512Bf16 => "avx512-bf16",
+            Level::Amx => "amx",
+        }
+    }
 
     /// The best level this processor has.
     pub fn detect() -> Level {
@@ -77,6 +89,12 @@ impl Level {
         };
         #[cfg(not(target_arch = "x86_64"))]
         return work.run::<false>();
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
     }
 }
 

@@ -12,12 +12,13 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 use support::{Rng, distance, random};
 
-const ALL: [Rule; 7] = [
+const ALL: [Rule; 8] = [
     Rule::Reassociate,
     Rule::Merge,
     Rule::Split,
     Rule::NormRows,
     Rule::MoveFactor,
+    Rule::MoveRope,
     Rule::FoldFactor,
     Rule::DropCast,
 ];

@@ -36,6 +36,7 @@
 mod attention;
 mod cache;
 mod error;
+mod fusion;
 mod layer;
 mod load;
 mod memory;

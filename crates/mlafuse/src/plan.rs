@@ -1,14 +1,12 @@
 //! From a config to a plan.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use mlafuse_codegen::build::{BuildError, candidates};
 use mlafuse_ir::config::MlaConfig;
 use mlafuse_ir::graph::Graph;
 use mlafuse_ir::layer::{self, build_layer};
-use mlafuse_ir::plan::{Plan, fused, fused_except, unfused};
+use mlafuse_ir::plan::{Plan, fused, unfused};
 use mlafuse_ir::prepare::{Prepared, prepare};
 use mlafuse_ir::rewrite::{Machine, RewriteError, Rewritten, rewrite, rewrite_weights};
 use mlafuse_ir::size::{Dims, Symbol};
@@ -17,6 +15,7 @@ use mlafuse_runtime::Device;
 use mlafuse_tensor::DType;
 
 use crate::Error;
+use crate::fusion::fused_for;
 use crate::pages::LARGEST_PAGE;
 
 /// How a graph becomes kernels.
@@ -147,8 +146,8 @@ pub struct PreparedLayer {
 }
 
 impl PreparedLayer {
-    /// Prepares `graph` (of [`layer_graph`]) for launches on `machine`. Its fused plans leave attention a kernel a node where it
-    /// does not fit `target`, if there is one, and say so.
+    /// Prepares `graph` (of [`layer_graph`]) for launches on `machine`. Its fused plans leave out the fusions that do not fit
+    /// `target`, if there is one, or do not pay there, and say so.
     ///
     /// # Errors
     /// Where the graph is not sound.
@@ -188,7 +187,12 @@ impl PreparedLayer {
     /// Where `dims` lacks a symbol.
     pub fn plan(&self, kind: PlanKind, dims: &Dims) -> Result<LayerPlan, Error> {
         let rewritten = self.rewritten(dims)?;
-        let plan = planned(&rewritten.graph, kind, self.target.as_ref(), dims)?;
+        let _span = tracing::info_span!("plan", graph = %self.graph.name, %kind).entered();
+        let plan = match (kind, &self.target) {
+            (PlanKind::Unfused, _) => unfused(&rewritten.graph)?,
+            (PlanKind::Fused, None) => fused(&rewritten.graph)?,
+            (PlanKind::Fused, Some(target)) => fused_for(&rewritten.graph, target, self.machine.launch_s, dims)?,
+        };
         Ok(LayerPlan { rewritten, plan })
     }
 }
@@ -200,34 +204,6 @@ impl PreparedLayer {
 /// Where the graph is not sound or `dims` lacks a symbol.
 pub fn plan_for(graph: &Graph, kind: PlanKind, dims: &Dims, machine: &Machine) -> Result<LayerPlan, Error> {
     PreparedLayer::new(graph, machine, None)?.plan(kind, dims)
-}
-
-fn planned(graph: &Graph, kind: PlanKind, target: Option<&Target>, dims: &Dims) -> Result<Plan, Error> {
-    let _span = tracing::info_span!("plan", graph = %graph.name, %kind).entered();
-    match (kind, target) {
-        (PlanKind::Unfused, _) => Ok(unfused(graph)?),
-        (PlanKind::Fused, None) => Ok(fused(graph)?),
-        (PlanKind::Fused, Some(target)) => fitting(graph, target, dims),
-    }
-}
-
-/// The fused plan whose attention fits `target`: what no schedule makes small enough stays a kernel a node, with a note.
-fn fitting(graph: &Graph, target: &Target, dims: &Dims) -> Result<Plan, Error> {
-    let mut refused = BTreeMap::new();
-    loop {
-        let plan = fused_except(graph, &refused)?;
-        let too_large = plan.kernels.iter().find_map(|region| {
-            let result = region.attention_result()?;
-            match candidates(&plan, region, target, dims) {
-                Err(error @ BuildError::NoSchedule { .. }) => Some((result, error.to_string())),
-                _ => None,
-            }
-        });
-        match too_large {
-            Some((result, reason)) => refused.insert(result, reason),
-            None => return Ok(plan),
-        };
-    }
 }
 
 #[cfg(test)]
@@ -276,29 +252,6 @@ mod tests {
             let unfused = plan_of(PlanKind::Unfused, new_tokens, cached);
             assert_eq!(planned.rewritten, unfused.rewritten);
         }
-    }
-
-    #[test]
-    fn attention_that_does_not_fit_a_part_is_a_kernel_a_node_and_said() {
-        let config = mlafuse_ir::presets::preset("deepseek-v3").unwrap();
-        let graph = layer_graph(&config, DType::F32, 64).unwrap();
-        let plan = |arch| {
-            let target = Target::for_arch(arch);
-            let layer = PreparedLayer::new(&graph, &machine(&target, DType::F32), Some(&target)).unwrap();
-            layer.plan(PlanKind::Fused, &launch_dims(1, 1, 4096, 64)).unwrap().plan
-        };
-        let (large, small) = (plan(Arch::Sm80), plan(Arch::Sm86));
-        assert!(large.kernel("attention").is_some() && large.notes.is_empty(), "{large}");
-        assert!(
-            small.kernel("attention").is_none() && small.kernel("softmax_p").is_some(),
-            "{small}"
-        );
-        let [note] = &small.notes[..] else { panic!("{small}") };
-        assert!(
-            note.starts_with("attention not fused: ")
-                && note.contains("bytes of shared memory a block, rtx3090 (sm_86) allows"),
-            "{note}"
-        );
     }
 
     #[test]

@@ -8,22 +8,23 @@ use mlafuse_ir::target::Target;
 use ptxsim::machine::Statistics;
 
 use crate::device::{Parts, Prepared};
-use crate::{Buffer, Device, Kernel, RuntimeError};
+use crate::{Buffer, Device, Kernel, RuntimeError, cpu_level};
 
-/// This machine's processor, with the best instructions it has. Kernels run on the current rayon pool.
+/// This machine's processor, with the instructions of one level. Kernels run on the current rayon pool.
 pub(crate) struct Cpu {
     level: Level,
 }
 
 impl Cpu {
-    pub(crate) fn new() -> Cpu {
-        Cpu { level: Level::detect() }
+    /// With the level that [`cpu_level`] says.
+    pub(crate) fn new() -> Result<Cpu, RuntimeError> {
+        Ok(Cpu { level: cpu_level()? })
     }
 }
 
 impl Device for Cpu {
     fn name(&self) -> String {
-        format!("cpu ({:?})", self.level).to_lowercase()
+        format!("cpu ({})", self.level)
     }
 
     fn target(&self) -> Option<&Target> {

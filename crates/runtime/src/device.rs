@@ -122,11 +122,11 @@ const HERE: &str = "cpu, sim (and reference, the interpreter)";
 /// Opens a device. The simulator is one of an A100 where `spec` leaves the choice.
 ///
 /// # Errors
-/// [`RuntimeError::NoNvrtc`] for the simulator where nothing can compile for it; [`RuntimeError::NoDevice`] for GPUs,
+/// [`RuntimeError::CpuLevel`] for the processor at a level that it lacks; [`RuntimeError::NoNvrtc`] for the simulator where nothing can compile for it; [`RuntimeError::NoDevice`] for GPUs,
 /// which this version does not drive, and for the reference, which executes graphs and no kernels.
 pub fn open(spec: DeviceSpec) -> Result<Arc<dyn Device>, RuntimeError> {
     let reason = match spec {
-        DeviceSpec::Cpu => return Ok(Arc::new(Cpu::new())),
+        DeviceSpec::Cpu => return Ok(Arc::new(Cpu::new()?)),
         DeviceSpec::Sim { arch, checked } => return Ok(Arc::new(Sim::new(arch.unwrap_or(Arch::Sm80), checked)?)),
         DeviceSpec::Cuda { .. } => format!("this version does not run on GPUs ({})", driver()),
         DeviceSpec::Reference { .. } => "the interpreter executes graphs, not kernels".to_string(),

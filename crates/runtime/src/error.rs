@@ -23,6 +23,14 @@ pub enum RuntimeError {
         /// What can be used.
         here: &'static str,
     },
+    /// A level of the processor's instructions that there is not, or not here.
+    #[error("{} is `{found}`; allowed on this processor: {allowed}", crate::CPU_LEVEL)]
+    CpuLevel {
+        /// The level as asked for.
+        found: String,
+        /// Those that this processor has.
+        allowed: String,
+    },
     /// A device whose kernels cannot be compiled.
     #[error("device {device} executes what NVRTC compiles: {reason}{}", mend(reason))]
     NoNvrtc {

@@ -11,6 +11,7 @@ pub mod driver;
 mod error;
 mod executable;
 pub mod folders;
+mod level;
 pub mod nvrtc;
 mod sim;
 mod spec;
@@ -21,6 +22,7 @@ pub use compile::{CompiledKernel, Rejected, Resources, SourceKernel, compile_reg
 pub use device::{Buffer, Device, Kernel, Parts, Prepared, open};
 pub use error::RuntimeError;
 pub use executable::{Executable, KernelTime, Run};
+pub use level::{CPU_LEVEL, cpu_level};
 pub use ptxsim::machine::{Counters, Statistics};
 pub use sim::SimBuffer;
 pub use spec::{DeviceSpec, DeviceSpecError};

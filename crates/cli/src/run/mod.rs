@@ -48,7 +48,8 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
     /// What computes: cpu; sim or sim:ARCH, which executes the kernels' PTX; cuda, cuda:N; reference (the interpreter, f32) or
-    /// reference:f64.
+    /// reference:f64. The environment variable MLAFUSE_CPU_LEVEL (portable, avx2, avx512, avx512-bf16, amx) keeps cpu to these
+    /// instructions.
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     device: DeviceSpec,
     /// Whether the simulator looks for races, reads of what nothing wrote and misuse of barriers, which takes longer. Accesses

@@ -5,13 +5,21 @@ use super::kernels::{Summed, kernel_table, summed};
 use super::{Args, Outcome, is_reference};
 use crate::output::Report;
 use anyhow::Result;
-use mlafuse::HostTensor;
+use mlafuse::{DeviceSpec, HostTensor};
+use mlafuse_runtime::cpu_level;
 use serde_json::{Value, json};
 
 pub fn report(args: &Args, outcome: Outcome, verdict: Option<Verdict>) -> Result<Report> {
     let kernels = summed(&outcome.kernels);
     let device = args.device()?;
+    let level = match device {
+        DeviceSpec::Cpu => Some(cpu_level()?.name()),
+        _ => None,
+    };
     let mut text = format!("device {device}");
+    if let Some(level) = level {
+        text += &format!(" ({level})");
+    }
     if !is_reference(args) {
         text += &format!(
             ", plan {}, {}, page size {}",
@@ -35,6 +43,7 @@ pub fn report(args: &Args, outcome: Outcome, verdict: Option<Verdict>) -> Result
     let within = verdict.as_ref().map(Verdict::is_within);
     let json = json!({
         "device": device.to_string(),
+        "cpu_level": level,
         "plan": if is_reference(args) { Value::Null } else { args.plan.kind().to_string().into() },
         "dtype": if is_reference(args) { Value::Null } else { args.dtype.dtype().to_string().into() },
         "page_size": args.page_size,

@@ -40,28 +40,33 @@ enum DraftKind {
 }
 
 impl Fusions {
-    /// All that can be fused in `graph`, but no attention that makes one of `refused`; and a note for each of what looks like
-    /// it but is not fused.
-    pub fn find(graph: &Graph, refused: &BTreeMap<ValueId, String>) -> (Fusions, Vec<String>) {
+    /// All that can be fused in `graph` but what is `left_out`, by the values of [`Region::fusion`], with those notes; and a note
+    /// for each of what looks like a fusion but is none.
+    pub fn find(graph: &Graph, left_out: &BTreeMap<ValueId, String>) -> (Fusions, Vec<String>) {
+        let wanted = |value: &ValueId| !left_out.contains_key(value);
         let (mut attentions, mut notes) = fuse::attentions(graph);
         let (mut prefills, more) = fuse::prefills(graph);
         notes.extend(more);
-        attentions.retain(|value, _| !refused.contains_key(value));
-        prefills.retain(|value, _| !refused.contains_key(value));
-        notes.extend(refused.values().map(|reason| format!("attention not fused: {reason}")));
-        let (projections, more) = fuse::projections(graph, &attentions);
+        attentions.retain(|value, _| wanted(value));
+        prefills.retain(|value, _| wanted(value));
+        notes.extend(left_out.values().cloned());
+        let (mut projections, more) = fuse::projections(graph, &attentions);
+        projections.retain(|value, _| wanted(value));
         notes.extend(more);
         let (mut joined, more) = fuse::cache_rows(graph);
         notes.extend(more);
         joined.extend(fuse::decompressions(graph, &prefills));
+        joined.retain(|value, _| wanted(value));
 
         let mut taken: BTreeSet<ValueId> = joined.values().flatten().chain(joined.keys()).copied().collect();
         taken.extend(attentions.values().flat_map(|found| &found.nodes));
         taken.extend(projections.keys());
         taken.extend(prefills.values().flat_map(|found| &found.nodes));
-        let up_projections = fuse::up_projections(graph, &taken);
+        let mut up_projections = fuse::up_projections(graph, &taken);
+        up_projections.retain(|found| wanted(&found.region.product));
         taken.extend(up_projections.iter().flat_map(|found| &found.nodes));
-        let (epilogues, more) = fuse::epilogues(graph, &taken);
+        let (mut epilogues, more) = fuse::epilogues(graph, &taken);
+        epilogues.retain(|value, _| wanted(value));
         notes.extend(more);
         joined.extend(epilogues);
         let fusions = Fusions {

@@ -250,20 +250,33 @@ pub fn fused(graph: &Graph) -> Result<Plan, PlanError> {
     fused_except(graph, &BTreeMap::new())
 }
 
-/// As [`fused`], but attention that makes one of the values `refused` is a kernel a node, for the reason given with it.
-pub fn fused_except(graph: &Graph, refused: &BTreeMap<ValueId, String>) -> Result<Plan, PlanError> {
+/// As [`fused`], but without the fusions `left_out`, each named by its [`Region::fusion`]; the notes that come with them say why.
+/// What such a fusion covered becomes kernels of other fusions, or a kernel a node.
+pub fn fused_except(graph: &Graph, left_out: &BTreeMap<ValueId, String>) -> Result<Plan, PlanError> {
     check_order(graph)?;
-    let (fusions, notes) = Fusions::find(graph, refused);
+    let (fusions, notes) = Fusions::find(graph, left_out);
     plan(graph, &fusions, notes)
 }
 
 impl Region {
-    /// The value that fused attention makes, and a kernel a node would make too.
-    pub fn attention_result(&self) -> Option<ValueId> {
+    /// The value that names the fusion which made the kernel, for [`fused_except`]; `None` for a kernel of one node. A combine
+    /// without a projection is part of its attention's.
+    pub fn fusion(&self) -> Option<ValueId> {
         match &self.kind {
             RegionKind::Attention(_) => self.nodes.last().copied(),
+            RegionKind::Combine(combine) => Some(combine.projection.map_or(combine.result, |_| combine.output)),
             RegionKind::Prefill(prefill) => Some(prefill.output),
-            _ => None,
+            RegionKind::UpProjection(projection) => Some(projection.product),
+            RegionKind::Node(value) => (self.nodes.len() > 1).then_some(*value),
+        }
+    }
+
+    /// Whether the kernel is attention, or puts its parts together: what every plan that can have it fuses.
+    pub fn is_attention(&self) -> bool {
+        match &self.kind {
+            RegionKind::Attention(_) | RegionKind::Prefill(_) => true,
+            RegionKind::Combine(combine) => combine.projection.is_none(),
+            RegionKind::UpProjection(_) | RegionKind::Node(_) => false,
         }
     }
 }

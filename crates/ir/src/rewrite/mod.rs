@@ -13,6 +13,7 @@ mod merge;
 mod norm;
 mod reassociate;
 mod report;
+mod rope;
 mod rule;
 mod search;
 mod split;

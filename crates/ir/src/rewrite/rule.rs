@@ -1,6 +1,6 @@
 //! The rules, and what they find.
 
-use super::{cast, factor, fold, merge, norm, reassociate, split};
+use super::{cast, factor, fold, merge, norm, reassociate, rope, split};
 use crate::graph::{Graph, ValueId};
 
 /// One kind of change. Rules know ops and labels, and nothing of costs: each names every place where it could change a
@@ -17,6 +17,8 @@ pub enum Rule {
     NormRows,
     /// A factor, of all or of each row, moves past its neighbours.
     MoveFactor,
+    /// A rope and a slice or concatenation of heads change places.
+    MoveRope,
     /// A constant factor goes into a weight.
     FoldFactor,
     /// Casts that say nothing go.
@@ -27,7 +29,13 @@ impl Rule {
     /// What makes new weights of those there are, at load, once for every launch of whatever size.
     pub const LOAD: [Rule; 3] = [Rule::FoldFactor, Rule::NormRows, Rule::Merge];
     /// What leaves the weights in memory as they are: the form may differ from one size of launch to another.
-    pub const LAUNCH: [Rule; 4] = [Rule::Reassociate, Rule::Split, Rule::MoveFactor, Rule::DropCast];
+    pub const LAUNCH: [Rule; 5] = [
+        Rule::Reassociate,
+        Rule::Split,
+        Rule::MoveFactor,
+        Rule::MoveRope,
+        Rule::DropCast,
+    ];
 
     /// The word for it in messages.
     pub fn name(self) -> &'static str {
@@ -37,6 +45,7 @@ impl Rule {
             Rule::Split => "split",
             Rule::NormRows => "norm_rows",
             Rule::MoveFactor => "move_factor",
+            Rule::MoveRope => "move_rope",
             Rule::FoldFactor => "fold_factor",
             Rule::DropCast => "drop_cast",
         }
@@ -50,6 +59,7 @@ impl Rule {
             Rule::Split => split::find(graph),
             Rule::NormRows => norm::find(graph),
             Rule::MoveFactor => factor::find(graph),
+            Rule::MoveRope => rope::find(graph),
             Rule::FoldFactor => fold::find(graph),
             Rule::DropCast => cast::find(graph),
         }

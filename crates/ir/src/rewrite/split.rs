@@ -67,15 +67,15 @@ fn split(graph: &Graph, value: ValueId) -> Result<Change, String> {
     })
 }
 
-struct Slice {
-    value: ValueId,
-    axis: usize,
-    start: usize,
-    len: usize,
+pub(super) struct Slice {
+    pub value: ValueId,
+    pub axis: usize,
+    pub start: usize,
+    pub len: usize,
 }
 
 /// The slices that are all that is read of `value`, along one dimension.
-fn slices(graph: &Graph, value: ValueId) -> Result<Vec<Slice>, String> {
+pub(super) fn slices(graph: &Graph, value: ValueId) -> Result<Vec<Slice>, String> {
     let name = &graph.node(value).name;
     if graph.is_output(value) {
         return Err(format!("`{name}` is an output"));

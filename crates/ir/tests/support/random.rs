@@ -138,7 +138,7 @@ impl Random<'_> {
         let shape = self.shape(x);
         let last = shape.last().copied().unwrap_or(1);
         let dtype = self.dtype();
-        let (op, args) = match self.rng.below(20) {
+        let (op, args) = match self.rng.below(21) {
             0..6 if !shape.is_empty() => return self.contract(x, &shape),
             6 => {
                 let y = self.value();
@@ -211,7 +211,12 @@ impl Random<'_> {
 
     /// One slice, or the two halves.
     fn slices(&mut self, x: ValueId, shape: &[usize]) {
-        let (axis, dtype) = (self.rng.below(shape.len()), self.g.ty(x).dtype);
+        let axis = self.rng.below(shape.len());
+        self.slices_along(axis, x, shape);
+    }
+
+    fn slices_along(&mut self, axis: usize, x: ValueId, shape: &[usize]) {
+        let dtype = self.g.ty(x).dtype;
         let cut = 1 + self.rng.below(shape[axis]);
         let start = 0;
         self.push(Op::Slice { axis, start, len: cut }, &[x], dtype);
@@ -221,7 +226,18 @@ impl Random<'_> {
         }
     }
 
+    /// Of `x`, or of new heads.
     fn rope(&mut self, x: ValueId, shape: &[usize]) {
+        if self.rng.below(2) > 0 {
+            return self.turn(x, shape);
+        }
+        let heads = [SEQUENCES, TOKENS, 2 + self.rng.below(2), 2 * (1 + self.rng.below(2))];
+        let name = format!("heads{}", self.values.len());
+        let x = self.g.input(&name, DType::F32, &heads.map(Dim::Const)).unwrap();
+        self.turn(x, &heads);
+    }
+
+    fn turn(&mut self, x: ValueId, shape: &[usize]) {
         let (Some(&last), true) = (shape.last(), shape.len() >= 3 && shape[0] == SEQUENCES) else {
             return;
         };
@@ -243,7 +259,27 @@ impl Random<'_> {
             Pairing::Interleaved
         };
         let dtype = self.dtype();
-        self.push(Op::Rope { pairing }, &[x, cos, sin, q_len, kv_len], dtype);
+        let push = |random: &mut Self, x| random.push(Op::Rope { pairing }, &[x, cos, sin, q_len, kv_len], dtype);
+        let before = self.values.len();
+        match self.rng.below(3) {
+            // The heads apart, by the same angles, and at times side by side again.
+            0 if shape.len() > 3 => {
+                self.slices_along(2, x, shape);
+                let parts = self.values[before..].to_vec();
+                let made = self.values.len();
+                parts.into_iter().for_each(|part| push(self, part));
+                if let (&[a, b], 0) = (&self.values[made..], self.rng.below(2)) {
+                    self.push(Op::Concat { axis: 2 }, &[a, b], dtype);
+                }
+            }
+            1 if shape.len() > 3 => {
+                push(self, x);
+                if let Some(&y) = self.values.last() {
+                    self.slices_along(2, y, shape);
+                }
+            }
+            _ => push(self, x),
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Layers of any shape: the CPU, fused and unfused, against the f64 reference.
 
+mod ragged;
+
 use std::collections::BTreeMap;
 
 use mlafuse::config::{MlaConfig, RopePairing};
