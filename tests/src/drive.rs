@@ -202,6 +202,8 @@ pub fn attention_schedule(stages: usize) -> Schedule {
         block_k: 0,
         warps_m: 2,
         warps_n: 2,
+        warps_k: 1,
+        transposed: false,
         stages,
     }
 }

@@ -6,6 +6,7 @@ use crate::machine::{DeviceBuffer, Memory};
 use half::{bf16, f16};
 use mlafuse_codegen::lower::lower;
 use mlafuse_codegen::schedule::Schedule;
+use mlafuse_codegen::thread::ThreadProgram;
 use mlafuse_codegen::tile::{
     Access, Axis, BLayout, Expr, Form, Param, ParamId, ParamKind, Rows, Space, Stmt, Tile, TileId, TileProgram, VarId,
     View,
@@ -22,6 +23,7 @@ const OUT: ParamId = ParamId(2);
 const A_S: TileId = TileId(0);
 const B_S: TileId = TileId(1);
 const ACC: TileId = TileId(2);
+const SUM: TileId = TileId(3);
 
 const STEP: VarId = VarId(0);
 
@@ -46,6 +48,43 @@ pub struct Product {
     pub seed: u64,
 }
 
+/// Products of 1 to 64 rows, whose depth the warps of a block share out, with the schedule of each: sums that lie in the
+/// place of the tiles or beside a tile that stays, and more warps than there are pieces of rows to add up.
+pub fn few_rows() -> Vec<(Product, Schedule)> {
+    let of = |(m, layout, dtype, resident, warps_k, stages)| {
+        let product = Product {
+            m,
+            n: 40,
+            k: 400,
+            dtype,
+            out: dtype,
+            layout,
+            resident,
+            seed: 5,
+        };
+        let schedule = Schedule {
+            block_m: m.next_multiple_of(8),
+            block_n: 32,
+            block_k: 128,
+            warps_m: 1,
+            warps_n: 1,
+            warps_k,
+            transposed: true,
+            stages,
+        };
+        (product, schedule)
+    };
+    let cases = [
+        (1, BLayout::Nk, DType::BF16, false, 8, 3),
+        (8, BLayout::Kn, DType::F16, false, 4, 2),
+        (16, BLayout::Nk, DType::BF16, true, 4, 1),
+        (17, BLayout::Nk, DType::F32, false, 4, 2),
+        (33, BLayout::Kn, DType::BF16, false, 2, 3),
+        (64, BLayout::Nk, DType::F16, false, 8, 2),
+    ];
+    cases.map(of).into()
+}
+
 impl Product {
     /// Computes it on `executor` under `schedule` and compares each element with f64.
     ///
@@ -59,6 +98,20 @@ impl Product {
     ) -> Result<E::Stats, String> {
         let program = self.program(schedule);
         let threads = lower(&program, schedule, target).map_err(|error| error.to_string())?;
+        self.execute(executor, &program, &threads)
+            .map_err(|what| format!("{self:?}, {schedule}: {what}"))
+    }
+
+    /// Runs `threads`, which was made from `program`, and compares as [`Product::check`] does.
+    ///
+    /// # Errors
+    /// What went wrong, in words.
+    pub fn execute<E: Executor>(
+        &self,
+        executor: &mut E,
+        program: &TileProgram,
+        threads: &ThreadProgram,
+    ) -> Result<E::Stats, String> {
         let launch = program.launch(&Dims::new()).map_err(|error| error.to_string())?;
         let mut numbers = Numbers::new(self.seed);
         let mut draw = |count: usize| -> Vec<f64> { (0..count).map(|_| self.round(numbers.normal())).collect() };
@@ -67,9 +120,8 @@ impl Product {
         let mut memory = Memory {
             buffers: vec![self.buffer(&a), self.buffer(&b), out],
         };
-        let stats = executor.execute(&threads, &launch, &mut memory)?;
-        self.compare(&a, &b, &memory.buffers[OUT.0])
-            .map_err(|what| format!("{self:?}, {schedule}: {what}"))?;
+        let stats = executor.execute(threads, &launch, &mut memory)?;
+        self.compare(&a, &b, &memory.buffers[OUT.0])?;
         Ok(stats)
     }
 
@@ -146,7 +198,8 @@ impl Product {
         }
     }
 
-    /// The program for `schedule`: a block has block_m × block_n of out and goes over k in steps of block_k.
+    /// The program for `schedule`: a block has block_m × block_n of out and goes over k in steps of block_k, each of its warps
+    /// along the depth over a part of each step.
     pub fn program(&self, schedule: &Schedule) -> TileProgram {
         let Schedule {
             block_m,
@@ -197,9 +250,16 @@ impl Product {
             pipelined: true,
             body: inside,
         });
+        let (form, src) = match schedule.warps_k {
+            1 => (Form::Matrix, ACC),
+            _ => (Form::MatrixPartial, SUM),
+        };
+        if src == SUM {
+            body.push(Stmt::Finish { dst: SUM, src: ACC });
+        }
         body.push(Stmt::Store {
             dst: self.view(OUT, m, n, [row(), col()]),
-            src: ACC,
+            src,
             cols: 0..block_n,
         });
         TileProgram {
@@ -212,9 +272,10 @@ impl Product {
             ],
             grid: [m.div_ceil(block_m).into(), n.div_ceil(block_n).into(), 1.into()],
             tiles: vec![
-                tile("a_s", self.dtype, [block_m, a_cols], Space::Shared),
-                tile("b_s", self.dtype, b_shape, Space::Shared),
-                tile("acc", DType::F32, [block_m, block_n], Space::Fragment),
+                tile("a_s", self.dtype, [block_m, a_cols], Space::Shared, Form::Matrix),
+                tile("b_s", self.dtype, b_shape, Space::Shared, Form::Matrix),
+                tile("acc", DType::F32, [block_m, block_n], Space::Fragment, form),
+                tile("sum", DType::F32, [block_m, block_n], Space::Fragment, Form::Matrix),
             ],
             vars: vec!["step".into()],
             body,
@@ -233,13 +294,13 @@ fn tensor(name: &str, dtype: DType, access: Access, buffer: usize) -> Param {
     }
 }
 
-fn tile(name: &str, dtype: DType, [rows, cols]: [usize; 2], space: Space) -> Tile {
+fn tile(name: &str, dtype: DType, [rows, cols]: [usize; 2], space: Space, form: Form) -> Tile {
     Tile {
         name: name.into(),
         dtype,
         rows,
         cols,
         space,
-        form: Form::Matrix,
+        form,
     }
 }

@@ -4,7 +4,7 @@
 //! Keys (all but `model`, `phase` and `stage` may be left out): `model` (a preset or an inline shape), `phase` (decode: one
 //! new token on 4096; prefill: 4096 new ones), `stage` (graph, rewritten, plan, tile, thread, cuda), `dtype`, `page`,
 //! `coupled_rope` (yes), `plan` (fused, unfused), `kernel` (its name), `schedule` (block_m block_n block_k warps_m warps_n
-//! stages), `arch`, `about` (words).
+//! stages), `warps_k` (transposed blocks whose depth so many warps share out), `arch`, `about` (words).
 
 use mlafuse::{PlanKind, PreparedLayer, launch_dims, machine};
 use mlafuse_codegen::schedule::Schedule;
@@ -20,7 +20,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
     "model",
     "phase",
     "stage",
@@ -30,6 +30,7 @@ const KEYS: [&str; 11] = [
     "plan",
     "kernel",
     "schedule",
+    "warps_k",
     "arch",
     "about",
 ];
@@ -169,6 +170,8 @@ impl File {
                 block_k,
                 warps_m,
                 warps_n,
+                warps_k: self.parsed("warps_k", "1")?,
+                transposed: self.get("warps_k").is_some(),
                 stages,
             }),
             _ => Err(format!(

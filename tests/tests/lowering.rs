@@ -231,6 +231,8 @@ fn attention_transposed() {
             block_k: 0,
             warps_m: 1,
             warps_n,
+            warps_k: 1,
+            transposed: true,
             stages,
         };
         must(run_attention(&case, Arch::Sm80, |_| vec![schedule]), &case);
@@ -349,32 +351,36 @@ fn elements_lie_where_the_layout_says() {
         tiles_m,
         tiles_n,
     };
-    let transposed = |warps_n, tiles_n| FragmentLayout::MmaTransposed {
-        warps_m: 1,
+    let transposed = |warps_m, warps_n, tiles_m, tiles_n| FragmentLayout::MmaTransposed {
+        warps_m,
         warps_n,
-        tiles_m: 1,
+        tiles_m,
         tiles_n,
     };
     let rows = |warps, rows, cols| FragmentLayout::Rows { warps, rows, cols };
-    for layout in [
-        transposed(1, 1),
-        transposed(4, 1),
-        transposed(2, 2),
-        transposed(1, 3),
-        mma(1, 1, 1, 1),
-        mma(2, 1, 2, 3),
-        mma(1, 4, 1, 2),
-        mma(2, 4, 1, 1),
-        mma(4, 2, 2, 2),
-        rows(1, 1, 1),
-        rows(4, 3, 2),
-        rows(8, 1, 4),
+    // With each layout how many of the warps along the depth share out its rows, and how many copies there are.
+    for (layout, shares, copies) in [
+        (transposed(1, 1, 1, 1), 1, 1),
+        (transposed(1, 4, 1, 1), 1, 1),
+        (transposed(1, 2, 1, 2), 1, 4),
+        (transposed(1, 1, 1, 3), 1, 2),
+        (transposed(2, 2, 3, 1), 1, 2),
+        (transposed(4, 1, 1, 2), 2, 1),
+        (transposed(2, 2, 1, 1), 2, 2),
+        (mma(1, 1, 1, 1), 1, 1),
+        (mma(2, 1, 2, 3), 2, 1),
+        (mma(1, 4, 1, 2), 1, 2),
+        (mma(2, 4, 1, 1), 1, 1),
+        (mma(4, 2, 2, 2), 4, 1),
+        (rows(1, 1, 1), 1, 1),
+        (rows(4, 3, 2), 1, 1),
+        (rows(8, 1, 4), 4, 1),
     ] {
         let (warps_m, warps_n, gemm) = match layout {
             FragmentLayout::Mma { warps_m, warps_n, .. } | FragmentLayout::MmaTransposed { warps_m, warps_n, .. } => {
-                (warps_m, warps_n, true)
+                (warps_m / shares, warps_n, true)
             }
-            FragmentLayout::Rows { warps, .. } => (warps, 1, false),
+            FragmentLayout::Rows { warps, .. } => (warps / shares, 1, false),
         };
         let schedule = Schedule {
             block_m: layout.rows(),
@@ -382,6 +388,8 @@ fn elements_lie_where_the_layout_says() {
             block_k: 0,
             warps_m,
             warps_n,
+            warps_k: shares * copies,
+            transposed: matches!(layout, FragmentLayout::MmaTransposed { .. }),
             stages: 1,
         };
         let program = places(layout.rows(), layout.cols(), gemm);
@@ -464,6 +472,8 @@ fn every_statement_of_a_projected_combine_is_needed() {
             block_k: 32,
             warps_m: 2,
             warps_n: 2,
+            warps_k: 1,
+            transposed: false,
             stages,
         };
         check_every_statement(&mut runs, &combine, &schedule, |_| false);

@@ -236,6 +236,25 @@ fn fused_kernels_fit_every_architecture() {
     check(&nvrtc, &all);
 }
 
+/// A decode step of batches that a block has all rows of: other schedules than those of one row and of many.
+#[test]
+fn batches_of_few_rows_fit() {
+    let Some(nvrtc) = nvrtc_or_skip() else { return };
+    let archs = deep(vec![Arch::Sm120], known(&nvrtc));
+    let mut all = Vec::new();
+    for batch in [16, 33, 64] {
+        let dims = launch_dims(batch, 1, 4096, 64);
+        all.extend(jobs(
+            ("deepseek-v3", DType::BF16),
+            PlanKind::Fused,
+            &dims,
+            &archs,
+            |_| true,
+        ));
+    }
+    check(&nvrtc, &distinct(all));
+}
+
 /// The projections as rewrites merge them, for one new token and for many.
 #[test]
 fn merged_projections_fit_every_architecture() {

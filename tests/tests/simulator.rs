@@ -319,6 +319,8 @@ fn every_barrier_and_wait_of_a_projected_combine_is_missed() {
             block_k: 32,
             warps_m: 1,
             warps_n: 4,
+            warps_k: 1,
+            transposed: false,
             stages,
         };
         check_barriers(&mut simulator, &mut run, &combine, &schedule);

@@ -316,6 +316,8 @@ fn schedule(plan: &Plan, region: &Region, batch: &Batch, source: Source, random:
                 block_k: 1 + random.below(40),
                 warps_m: 1,
                 warps_n: 1 + random.below(2),
+                warps_k: 1 + random.below(3),
+                transposed: random.below(2) == 1,
                 stages: 1 + random.below(3),
             }
         }

@@ -58,6 +58,8 @@ const ONE: Schedule = Schedule {
     block_k: 1,
     warps_m: 1,
     warps_n: 1,
+    warps_k: 1,
+    transposed: false,
     stages: 1,
 };
 
@@ -84,7 +86,9 @@ pub fn candidates(plan: &Plan, region: &Region, target: &Target, dims: &Dims) ->
             refused = Some((needs, words(&program)));
         }
     }
-    fitting.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    // Between equals, more warps have more on its way.
+    let order = |schedule: &Schedule| (std::cmp::Reverse(schedule.warps_k), *schedule);
+    fitting.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| order(&a.1).cmp(&order(&b.1))));
     match refused {
         Some((needs, shape)) if fitting.is_empty() => Err(no_schedule(region, target, needs, shape)),
         _ => Ok(fitting.into_iter().map(|(_, schedule)| schedule).collect()),
@@ -264,9 +268,10 @@ fn gpu_schedules(family: &Family) -> Vec<Schedule> {
     match *family {
         Family::Attention { rows } => attention_schedules(&[16, 32, 64], rows),
         Family::Prefill { tokens } => attention_schedules(&[16, 32, 64, 128], tokens),
-        Family::Contraction { m, n, k } | Family::UpProjection { m, n, k } => contraction_schedules(m, n, k),
+        Family::Contraction { m, n, k } => contraction_schedules([m, n, k], true),
+        Family::UpProjection { m, n, k } => contraction_schedules([m, n, k], false),
         Family::Projection { m, n, k } => {
-            let mut found = contraction_schedules(m, n, k);
+            let mut found = contraction_schedules([m, n, k], false);
             let widest = found.iter().map(|schedule| schedule.block_n).max().unwrap_or(0);
             // The piece of the depth is a fragment first. Every block of columns puts its rows together anew.
             found.retain(|schedule| {
@@ -311,6 +316,8 @@ fn attention_schedules(heights: &[usize], rows: usize) -> Vec<Schedule> {
                     block_k: 0,
                     warps_m,
                     warps_n,
+                    warps_k: 1,
+                    transposed: false,
                     stages,
                 };
                 found.extend((1..=3).map(of));
@@ -320,34 +327,53 @@ fn attention_schedules(heights: &[usize], rows: usize) -> Vec<Schedule> {
     found
 }
 
-fn contraction_schedules(m: usize, n: usize, k: usize) -> Vec<Schedule> {
+/// Schedules of \[m, k\] · \[k, n\]. Blocks that have all rows, up to 64, may be transposed, and then, if `splits_depth`,
+/// share out the depth over warps as well.
+fn contraction_schedules([m, n, k]: [usize; 3], splits_depth: bool) -> Vec<Schedule> {
     let mut found = Vec::new();
     let enough = |block: &usize, least: usize, extent: usize| *block == least || *block < extent.saturating_mul(2);
-    // Eight rows are the tensor core's other side, for those who have no more.
-    let few = [8].into_iter().filter(|&block| m <= block);
+    let few = m.checked_next_multiple_of(8).filter(|&rows| rows <= 64);
     let blocks = [16, 32, 64, 128].into_iter().filter(|block| enough(block, 16, m));
-    for block_m in few.chain(blocks) {
+    let blocks = blocks.map(|block_m| (block_m, false));
+    for (block_m, transposed) in few.map(|rows| (rows, true)).into_iter().chain(blocks) {
         // Few rows leave little to do: narrow blocks share the weights out to more of the part, and each has much on its way.
-        let (narrowest, deepest) = if block_m == 8 { (16, 256) } else { (32, 128) };
+        let (narrowest, deepest) = if transposed { (16, 256) } else { (32, 128) };
         let widths = [16, 32, 64, 128].into_iter().filter(|&block| block >= narrowest);
         for block_n in widths.filter(|block| enough(block, narrowest, n)) {
-            // A warp writes whole sectors: 16 columns of two bytes.
-            let laid = |warps| layouts(warps, [block_m, block_n], [block_m.min(16), 16]);
-            let fewest_warps = (block_n / 16).min(4);
             let depths = [32, 64, 128, 256].into_iter().filter(|&block| block <= deepest);
             for block_k in depths.filter(|block| enough(block, 32, k)) {
-                let warps = [1, 2, 4, 8].into_iter().filter(|&warps| warps >= fewest_warps);
-                for (warps_m, warps_n) in warps.flat_map(laid) {
-                    let of = |stages| Schedule {
-                        block_m,
-                        block_n,
-                        block_k,
-                        warps_m,
-                        warps_n,
-                        stages,
-                    };
-                    found.extend((1..=4).map(of));
-                }
+                let block = Schedule {
+                    block_m,
+                    block_n,
+                    block_k,
+                    transposed,
+                    ..ONE
+                };
+                let most_k = if splits_depth && transposed { block_k / 16 } else { 1 };
+                found.extend(contraction_warps(block, most_k));
+            }
+        }
+    }
+    found
+}
+
+/// A contraction's `block` with up to eight warps, `most_k` of them along the depth, and up to four stages.
+fn contraction_warps(block: Schedule, most_k: usize) -> Vec<Schedule> {
+    let mut found = Vec::new();
+    let (shape, fewest) = ([block.block_m, block.block_n], (block.block_n / 16).min(4));
+    // A warp writes whole sectors: 16 columns of two bytes. Of few rows it has all, so that one warp reads each weight.
+    let piece = [if block.transposed { block.block_m } else { 16 }, 16];
+    for warps in [1, 2, 4, 8].into_iter().filter(|&warps| warps >= fewest) {
+        for warps_k in [1, 2, 4, 8].into_iter().filter(|&warps_k| warps_k <= most_k.min(warps)) {
+            for (warps_m, warps_n) in layouts(warps / warps_k, shape, piece) {
+                let of = |stages| Schedule {
+                    warps_m,
+                    warps_n,
+                    warps_k,
+                    stages,
+                    ..block
+                };
+                found.extend((1..=4).map(of));
             }
         }
     }
@@ -366,6 +392,8 @@ fn row_schedules(rows: usize, widths: impl IntoIterator<Item = usize>) -> Vec<Sc
                 block_k: 0,
                 warps_m,
                 warps_n: 1,
+                warps_k: 1,
+                transposed: false,
                 stages: 1,
             };
             found.extend(
@@ -401,6 +429,8 @@ pub fn cpu_schedule(plan: &Plan, region: &Region, dims: &Dims) -> Result<Schedul
         block_k,
         warps_m: 1,
         warps_n: 1,
+        warps_k: 1,
+        transposed: false,
         stages: 1,
     })
 }

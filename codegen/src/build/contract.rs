@@ -169,7 +169,7 @@ pub(super) fn build(
     let strides = [&shape.n.strides[B], &shape.k.strides[B]];
     let b = Operand::new(&mut p, "b_s", views[B], &of_b, strides, [block_n, block_k]);
     let load_b = b.load(&mut p, columns(), depth());
-    let acc = p.fragment("acc", block_m, block_n);
+    let acc = p.accumulator("acc", block_m, block_n);
     body.push(Stmt::Fill { dst: acc, value: 0.0 });
     let end = blocks(&mut p, &shape.k.extent, block_k);
     let mut loops = Stmt::For {
@@ -189,6 +189,7 @@ pub(super) fn build(
         };
     }
     body.push(loops);
+    let acc = p.finished(&mut body, "sum", acc);
 
     let at = |p: &mut ProgramBuilder, view: &View, i: usize, access: Access, cols: Span| {
         let outer = indexed(&shape.batch, &place.outer, i);

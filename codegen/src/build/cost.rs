@@ -3,7 +3,7 @@
 //! The model only ranks: the first schedules of the list are tried, and compiled resources or measured times decide.
 //! Per block it adds up, walking the program with loop counts at typical dimensions: multiply-adds of gemms, bytes that
 //! warps read from shared memory for them (each warp reads its rows of a and its columns of b a step, so that warps_n warps
-//! read the same a), bytes moved from and to device memory, elementwise operations, and steps that end in
+//! read the same a; warps along the depth read parts of both and pass their sums on), bytes moved from and to device memory, elementwise operations, and steps that end in
 //! a barrier. Loads of a pipelined loop overlap with what the block computes, those of a loop with one stage do not. Blocks
 //! run in waves of as many as fit an SM.
 
@@ -38,17 +38,25 @@ pub(super) struct Needs {
 }
 
 pub(super) fn needs(program: &TileProgram, schedule: &Schedule) -> Needs {
-    let is_matrix = |tile: &&Tile| tile.space == Space::Fragment && tile.form == Form::Matrix;
+    let is_matrix = |tile: &&Tile| tile.space == Space::Fragment && !tile.form.is_vector();
     let elements: usize = program
         .tiles
         .iter()
         .filter(is_matrix)
-        .map(|tile| tile.rows * tile.cols)
+        .map(|tile| tile.rows * tile.cols * holders(tile, schedule))
         .sum();
     let registers = elements.div_ceil(schedule.threads()) + REGISTERS_BESIDES;
     Needs {
         shared: shared_bytes(program, schedule),
         registers,
+    }
+}
+
+/// How many warps hold each element of a fragment, or a part of it.
+fn holders(tile: &Tile, schedule: &Schedule) -> usize {
+    match tile.form {
+        Form::MatrixPartial => schedule.warps_k,
+        _ => schedule.warps_k / schedule.row_shares(tile.rows),
     }
 }
 
@@ -249,7 +257,11 @@ impl Walk<'_> {
                 let b = self.program.tile(*b);
                 self.gemm(*acc, layout.depth(b, b_cols), b.dtype.size_bytes(), times, work);
             }
-            Stmt::Stage { .. } | Stmt::Finish { .. } => work.steps += times,
+            Stmt::Stage { .. } => work.steps += times,
+            Stmt::Finish { dst, src } => {
+                work.steps += times;
+                self.finish(*dst, *src, times, work);
+            }
             Stmt::Fill { dst, .. } | Stmt::Map { dst, .. } => work.elementwise += times * self.elements(*dst),
             Stmt::Reduce { src, .. } => work.elementwise += 2.0 * times * self.elements(*src),
             Stmt::Rotate { dst, .. } => work.elementwise += 4.0 * times * self.elements(*dst),
@@ -275,6 +287,15 @@ impl Walk<'_> {
         let Schedule { warps_m, warps_n, .. } = *self.schedule;
         work.shared_bytes += times * (k * (m * warps_n + n * warps_m) * size) as f64;
         work.steps += times;
+    }
+
+    /// Every warp along the depth leaves its part, and each that holds the sum reads all parts.
+    fn finish(&self, dst: TileId, src: TileId, times: f64, work: &mut Work) {
+        if self.program.tile(src).form == Form::MatrixPartial {
+            let passed = (1 + holders(self.program.tile(dst), self.schedule)) * self.schedule.warps_k;
+            work.shared_bytes += times * self.elements(src) * (passed * size_of::<f32>()) as f64;
+            work.steps += times;
+        }
     }
 
     fn elements(&self, id: TileId) -> f64 {

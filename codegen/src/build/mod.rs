@@ -52,6 +52,7 @@ pub fn build(plan: &Plan, region: &Region, schedule: &Schedule) -> Result<TilePr
         ("block_n", schedule.block_n),
         ("warps_m", schedule.warps_m),
         ("warps_n", schedule.warps_n),
+        ("warps_k", schedule.warps_k),
         ("stages", schedule.stages),
     ];
     if let Some((field, found)) = sizes.into_iter().find(|&(_, size)| size == 0) {

@@ -257,6 +257,26 @@ impl<'a> ProgramBuilder<'a> {
         self.tile(name, DType::F32, [rows, cols], Space::Fragment, Form::Matrix)
     }
 
+    /// What products of rows × cols elements are summed up in: of a partial, each warp along the depth has a part.
+    pub fn accumulator(&mut self, name: &str, rows: usize, cols: usize) -> TileId {
+        let form = match self.schedule.warps_k {
+            1 => Form::Matrix,
+            _ => Form::MatrixPartial,
+        };
+        self.tile(name, DType::F32, [rows, cols], Space::Fragment, form)
+    }
+
+    /// The sums of an accumulator, a fragment.
+    pub fn finished(&mut self, body: &mut Vec<Stmt>, name: &str, src: TileId) -> TileId {
+        let &Tile { rows, cols, form, .. } = &self.tiles[src.0];
+        if form == Form::Matrix {
+            return src;
+        }
+        let dst = self.fragment(name, rows, cols);
+        body.push(Stmt::Finish { dst, src });
+        dst
+    }
+
     pub fn row_vector(&mut self, name: &str, rows: usize) -> TileId {
         self.tile(name, DType::F32, [rows, 1], Space::Fragment, Form::RowVector)
     }

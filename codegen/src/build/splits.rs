@@ -159,6 +159,8 @@ mod tests {
             block_k: 0,
             warps_m: 1,
             warps_n: 1,
+            warps_k: 1,
+            transposed: false,
             stages: 1,
         }
     }

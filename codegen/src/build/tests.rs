@@ -95,6 +95,31 @@ fn the_best_attention_schedule_uses_the_part() {
     }
 }
 
+/// One block has all of 1 to 64 rows; its warps share out the depth of narrow blocks of columns.
+#[test]
+fn few_rows_share_out_the_depth() {
+    let plan = fused(&decode(DEEPSEEK_V3, DType::BF16, 64)).unwrap();
+    let region = plan.kernel("einsum_out").unwrap();
+    for (i, rows) in [1, 8, 16, 33, 64].into_iter().enumerate() {
+        let target = Target::for_arch(Arch::ALL[i % Arch::ALL.len()]);
+        let dims = typical().with(Symbol::B, rows);
+        let found = candidates(&plan, region, &target, &dims).unwrap();
+        if rows <= 16 {
+            let best = found[0];
+            assert!(
+                best.warps_k > 1 && best.block_m == rows.next_multiple_of(8),
+                "{rows} rows: {best}"
+            );
+        }
+        let shared_out: Vec<&Schedule> = found.iter().filter(|schedule| schedule.warps_k > 1).collect();
+        for schedule in shared_out.iter().step_by(shared_out.len().div_ceil(9)) {
+            let program = build(&plan, region, schedule).unwrap();
+            verify(&program).unwrap();
+            lower(&program, schedule, &target).unwrap_or_else(|error| panic!("{error}\n{program}"));
+        }
+    }
+}
+
 #[test]
 fn what_cannot_fit_names_the_limit() {
     let plan = fused(&decode(
@@ -135,6 +160,8 @@ fn attention_pads_only_what_tensor_cores_need() {
         block_k: 0,
         warps_m: 1,
         warps_n: 4,
+        warps_k: 1,
+        transposed: false,
         stages: 2,
     };
     let program = build(&plan, region, &schedule).unwrap();
@@ -193,6 +220,8 @@ fn schedules_of_nothing_are_refused() {
         block_k: 8,
         warps_m: 1,
         warps_n: 1,
+        warps_k: 1,
+        transposed: false,
         stages: 1,
     };
     let error = build(&plan, &plan.kernels[0], &none).unwrap_err();

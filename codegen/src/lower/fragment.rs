@@ -6,28 +6,41 @@ use crate::schedule::Schedule;
 use crate::thread::{Expr, Intrinsic, Stmt, Ty};
 use crate::tile::{self, Form, ReduceOp, Space, Tile, TileId, TileProgram};
 
-/// The layout of every fragment; `None` for shared tiles. A vector has the layout of the matrices whose rows it follows.
+/// How fragments are spread over the warps.
+///
+/// Of a matrix partial each warp along the depth has a part of every element. Of everything else these warps share out the
+/// rows as far as there are pieces for them, and the others hold copies.
 #[derive(Debug)]
-pub(super) struct Fragments(Vec<Option<FragmentLayout>>);
+pub(super) struct Fragments {
+    /// The layout of every fragment; `None` for shared tiles. A vector has the layout of the matrices whose rows it follows.
+    layouts: Vec<Option<FragmentLayout>>,
+    /// How many of the warps along the depth share out the rows.
+    pub shares: usize,
+}
 
 impl Fragments {
-    /// A program with a gemm has all fragments as the tensor core leaves them, any other whole rows a warp.
+    /// A program of products has all fragments as the tensor core leaves them, any other whole rows a warp.
     pub fn assign(program: &TileProgram, schedule: &Schedule) -> Result<Fragments, LowerError> {
-        let mma = has_gemm(&program.body);
-        program
+        let sums = program.tiles.iter().any(|tile| tile.form == Form::MatrixPartial);
+        let mma = sums || has_gemm(&program.body);
+        let whole = program
             .tiles
             .iter()
-            .map(|tile| match tile.space {
-                Space::Shared => Ok(None),
-                Space::Fragment if mma => mma_layout(program, tile, schedule).map(Some),
-                Space::Fragment => rows_layout(program, tile, schedule).map(Some),
-            })
-            .collect::<Result<_, _>>()
-            .map(Fragments)
+            .filter(|tile| tile.space == Space::Fragment && tile.form != Form::MatrixPartial);
+        let shares = whole.map(|tile| schedule.row_shares(tile.rows)).min().unwrap_or(1);
+        let layouts = program.tiles.iter().map(|tile| match tile.space {
+            Space::Shared => Ok(None),
+            Space::Fragment if mma => mma_layout(program, tile, schedule, shares).map(Some),
+            Space::Fragment => rows_layout(program, tile, schedule).map(Some),
+        });
+        Ok(Fragments {
+            layouts: layouts.collect::<Result<_, _>>()?,
+            shares,
+        })
     }
 
     pub fn layout(&self, tile: TileId) -> FragmentLayout {
-        self.0[tile.0].expect("a verified program uses fragments where fragments are due")
+        self.layouts[tile.0].expect("a verified program uses fragments where fragments are due")
     }
 }
 
@@ -44,7 +57,7 @@ pub(super) fn needs_exchange(program: &TileProgram, schedule: &Schedule) -> bool
     fn exchanges(program: &TileProgram, body: &[tile::Stmt]) -> bool {
         body.iter().any(|stmt| match stmt {
             tile::Stmt::Reduce { op, dst, .. } => *op == ReduceOp::Max || program.tile(*dst).form == Form::RowVector,
-            tile::Stmt::Finish { .. } => true,
+            tile::Stmt::Finish { dst, .. } => program.tile(*dst).form == Form::RowVector,
             tile::Stmt::For { body, .. } | tile::Stmt::If { body, .. } => exchanges(program, body),
             _ => false,
         })
@@ -52,21 +65,26 @@ pub(super) fn needs_exchange(program: &TileProgram, schedule: &Schedule) -> bool
     schedule.warps_n > 1 && has_gemm(&program.body) && exchanges(program, &program.body)
 }
 
-fn mma_layout(program: &TileProgram, tile: &Tile, schedule: &Schedule) -> Result<FragmentLayout, LowerError> {
-    let Schedule { warps_m, warps_n, .. } = *schedule;
+fn mma_layout(
+    program: &TileProgram,
+    tile: &Tile,
+    schedule: &Schedule,
+    shares: usize,
+) -> Result<FragmentLayout, LowerError> {
+    let Schedule { warps_n, .. } = *schedule;
+    let warps_m = match tile.form {
+        Form::MatrixPartial => schedule.warps_m,
+        _ => schedule.warps_m * shares,
+    };
     let [tile_rows, tile_cols] = schedule.tensor_tile();
     let (rows_each, cols_each) = (tile_rows * warps_m, tile_cols * warps_n);
-    let cols = if tile.form == Form::Matrix {
-        tile.cols
-    } else {
-        cols_each
-    };
+    let cols = if tile.form.is_vector() { cols_each } else { tile.cols };
     if !tile.rows.is_multiple_of(rows_each) || !cols.is_multiple_of(cols_each) {
         let rule = format!("rows must be a multiple of {rows_each}, columns of {cols_each}");
         return Err(fragment_error(program, tile, schedule, rule));
     }
     let (tiles_m, tiles_n) = (tile.rows / rows_each, cols / cols_each);
-    Ok(match schedule.transposes() {
+    Ok(match schedule.transposed {
         false => FragmentLayout::Mma {
             warps_m,
             warps_n,
@@ -83,8 +101,8 @@ fn mma_layout(program: &TileProgram, tile: &Tile, schedule: &Schedule) -> Result
 }
 
 fn rows_layout(program: &TileProgram, tile: &Tile, schedule: &Schedule) -> Result<FragmentLayout, LowerError> {
-    let warps = schedule.warps_m * schedule.warps_n;
-    let cols = if tile.form == Form::Matrix { tile.cols } else { 32 };
+    let warps = schedule.warps();
+    let cols = if tile.form.is_vector() { 32 } else { tile.cols };
     if !tile.rows.is_multiple_of(warps) || !cols.is_multiple_of(32) {
         let rule = format!("rows must be a multiple of {warps}, columns of 32");
         return Err(fragment_error(program, tile, schedule, rule));
@@ -213,17 +231,12 @@ impl Cx<'_> {
     /// Names that every thread program begins with: lane, warps, places of shared tiles, registers of fragments.
     pub(super) fn prelude(&self) -> Vec<Stmt> {
         let thread = || Expr::Thread;
-        let Schedule { warps_m, warps_n, .. } = self.schedule;
         let mut out = vec![
             let_stmt(Ty::I32, "lane", thread().bit_and(31)),
             let_stmt(Ty::I32, "warp", thread().shift_right(5)),
         ];
         if self.uses_mma() {
-            let warp = || Expr::name("warp");
-            let warp_m = if warps_m == 1 { Expr::Int(0) } else { warp() / warps_n };
-            let warp_n = if warps_n == 1 { Expr::Int(0) } else { warp() % warps_n };
-            out.push(let_stmt(Ty::I32, "warp_m", warp_m));
-            out.push(let_stmt(Ty::I32, "warp_n", warp_n));
+            out.extend(self.warps());
         }
         if self.shared.bytes > 0 {
             out.push(let_stmt(Ty::U32, "shared", Expr::Shared));
@@ -236,10 +249,10 @@ impl Cx<'_> {
                 }
                 Space::Fragment => {
                     let layout = self.fragments.layout(TileId(index));
-                    let len = if tile.form == Form::Matrix {
-                        layout.registers()
-                    } else {
+                    let len = if tile.form.is_vector() {
                         layout.row_registers()
+                    } else {
+                        layout.registers()
                     };
                     out.push(Stmt::Array {
                         ty: Ty::F32,
@@ -254,20 +267,75 @@ impl Cx<'_> {
 
     pub(super) fn uses_mma(&self) -> bool {
         self.fragments
-            .0
+            .layouts
             .iter()
             .flatten()
             .any(|layout| !matches!(layout, FragmentLayout::Rows { .. }))
     }
 
+    /// The warp's place. Warps are numbered by (copy of the rows, row, column): those that share out rows are neighbours.
+    fn warps(&self) -> Vec<Stmt> {
+        let Schedule {
+            warps_m,
+            warps_n,
+            warps_k,
+            ..
+        } = self.schedule;
+        let shares = self.fragments.shares;
+        let (of_rows, copies) = (warps_m * shares, warps_k / shares);
+        let warp = || Expr::name("warp");
+        let warp_m = match (of_rows, copies) {
+            (1, _) => Expr::Int(0),
+            (_, 1) => warp() / warps_n,
+            _ => warp() / warps_n % of_rows,
+        };
+        let warp_n = if warps_n == 1 { Expr::Int(0) } else { warp() % warps_n };
+        let mut out = vec![let_stmt(Ty::I32, "warp_m", warp_m), let_stmt(Ty::I32, "warp_n", warp_n)];
+        if warps_k > 1 {
+            let copy = match copies {
+                1 => Expr::Int(0),
+                _ => warp() / (of_rows * warps_n) * shares,
+            };
+            out.push(let_stmt(Ty::I32, "warp_k", copy + self.share()));
+        }
+        out
+    }
+
+    /// Which share of the rows of its part a warp has.
+    pub(super) fn share(&self) -> Expr {
+        Expr::name("warp_m") % self.fragments.shares
+    }
+
+    /// The warp's place along the rows of a tile.
+    pub(super) fn warp_m(&self, tile: TileId) -> Expr {
+        match (self.program.tile(tile).form, self.schedule.warps_m) {
+            (Form::MatrixPartial, 1) => Expr::Int(0),
+            (Form::MatrixPartial, _) => Expr::name("warp_m") / self.fragments.shares,
+            _ => Expr::name("warp_m"),
+        }
+    }
+
+    /// `stmts` in one of the warps that hold copies of the same rows.
+    pub(super) fn in_one_copy(&self, stmts: Vec<Stmt>) -> Vec<Stmt> {
+        let shares = self.fragments.shares;
+        match self.uses_mma() && shares < self.schedule.warps_k {
+            true => vec![Stmt::If {
+                cond: Expr::name("warp_k").lt(shares.into()),
+                body: stmts,
+            }],
+            false => stmts,
+        }
+    }
+
     /// Unrolled loops over the rows of a fragment or vector.
     pub(super) fn each_row(&self, tile: TileId, body: impl FnOnce(&RowSlot) -> Vec<Stmt>) -> Vec<Stmt> {
+        let warp_m = self.warp_m(tile);
         match self.fragments.layout(tile) {
             FragmentLayout::Mma { tiles_m, .. } => unrolled("mt", tiles_m, |mt| {
                 unrolled("half", 2, |half| {
                     let low = Expr::name("lane").shift_right(2);
                     body(&RowSlot {
-                        row: Expr::name("warp_m") * (16 * tiles_m) + mt.clone() * 16 + half.clone() * 8 + low.clone(),
+                        row: warp_m * (16 * tiles_m) + mt.clone() * 16 + half.clone() * 8 + low.clone(),
                         row_low: low,
                         vector: mt.clone() * 2 + half.clone(),
                         tile_m: mt,
@@ -279,7 +347,7 @@ impl Cx<'_> {
                 unrolled("odd", 2, |odd| {
                     let low = Expr::name("lane").bit_and(3) * 2 + odd.clone();
                     body(&RowSlot {
-                        row: Expr::name("warp_m") * (8 * tiles_m) + mt.clone() * 8 + low.clone(),
+                        row: warp_m * (8 * tiles_m) + mt.clone() * 8 + low.clone(),
                         row_low: low,
                         vector: mt.clone() * 2 + odd.clone(),
                         tile_m: mt,

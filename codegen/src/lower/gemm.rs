@@ -5,7 +5,7 @@ use super::sync::{Kind, Op};
 use super::{Cx, LowerError};
 use crate::layout::{CHUNK_BYTES, FragmentLayout};
 use crate::thread::{Expr, Intrinsic, Stmt, Ty};
-use crate::tile::{self, BLayout, Columns, TileId};
+use crate::tile::{self, BLayout, Columns, Form, TileId};
 use mlafuse_tensor::DType;
 
 /// How often the loop over the depth is unrolled: eight 16-byte chunks, the period of the swizzle.
@@ -24,9 +24,43 @@ struct Gemm<'a> {
     layout: BLayout,
     b_cols: &'a Columns,
     depth: usize,
+    /// Warps that share out the depth, a product of the tensor core at a time.
+    warps_k: usize,
     tiles_m: usize,
     tiles_n: usize,
     dtype: DType,
+}
+
+impl Gemm<'_> {
+    /// Where a warp's first product begins, as row and chunk of a and of b. Warps that share out the depth take its products
+    /// in turns.
+    fn starts(&self, [a_row, a_chunk]: [Expr; 2], [b_row, b_chunk]: [Expr; 2]) -> Vec<Stmt> {
+        let before = |each: usize| match self.warps_k {
+            1 => Expr::Int(0),
+            _ => Expr::name("warp_k") * each,
+        };
+        let (b_row, b_chunk) = match self.layout {
+            BLayout::Nk => (b_row, b_chunk + before(2)),
+            BLayout::Kn => (b_row + before(DEPTH), b_chunk),
+        };
+        vec![
+            let_stmt(Ty::I32, "a_row", a_row),
+            let_stmt(Ty::I32, "a_chunk", a_chunk + before(2)),
+            let_stmt(Ty::I32, "b_row", b_row),
+            let_stmt(Ty::I32, "b_chunk", b_chunk),
+        ]
+    }
+
+    /// What lies between a warp's first product and that of step k, where one product is `each` deep.
+    fn step(&self, each: usize) -> Expr {
+        Expr::name("k") * (each * self.warps_k)
+    }
+
+    /// The loop over the warp's products, of which `body` is one.
+    fn over_depth(&self, body: Vec<Stmt>) -> Stmt {
+        let count = self.depth / DEPTH / self.warps_k;
+        counted("k", count, DEPTH_UNROLL.min(count as u32), body)
+    }
 }
 
 impl Cx<'_> {
@@ -40,15 +74,15 @@ impl Cx<'_> {
             match stmt {
                 tile::Stmt::For { body, .. } | tile::Stmt::If { body, .. } => self.check_operands_in(body)?,
                 tile::Stmt::Gemm {
+                    acc,
                     a,
                     a_start,
                     b,
                     layout,
                     b_cols,
-                    ..
                 } => {
                     let depth = layout.depth(self.program.tile(*b), b_cols);
-                    self.multiple(*a, "columns in use", depth, DEPTH)?;
+                    self.multiple(*a, "columns in use", depth, DEPTH * self.warps_k(*acc))?;
                     self.multiple(*b, "columns before the first in use", b_cols.start, 8)?;
                     self.check_start(*a, a_start)?;
                 }
@@ -86,6 +120,14 @@ impl Cx<'_> {
         }
     }
 
+    /// Warps that share out the depth of a product into `acc`.
+    fn warps_k(&self, acc: TileId) -> usize {
+        match self.program.tile(acc).form {
+            Form::MatrixPartial => self.schedule.warps_k,
+            _ => 1,
+        }
+    }
+
     pub(super) fn gemm(&self, [acc, a, b]: [TileId; 3], a_start: &tile::Expr, layout: BLayout, b_cols: &Columns) -> Op {
         let (transposed, tiles_m, tiles_n) = match self.fragments.layout(acc) {
             FragmentLayout::Mma { tiles_m, tiles_n, .. } => (false, tiles_m, tiles_n),
@@ -101,6 +143,7 @@ impl Cx<'_> {
             layout,
             b_cols,
             depth: layout.depth(self.program.tile(b), b_cols),
+            warps_k: self.warps_k(acc),
             tiles_m,
             tiles_n,
             dtype,
@@ -120,17 +163,9 @@ impl Cx<'_> {
     /// One `mma.m16n8k16` after another over the depth.
     fn tensor_core(&self, gemm: &Gemm) -> Vec<Stmt> {
         let lane = || Expr::name("lane");
-        let depth = gemm.depth / DEPTH;
-        let mut out = vec![
-            // ldmatrix: lane l gives the address of row l mod 8 of matrix l / 8.
-            let_stmt(
-                Ty::I32,
-                "a_row",
-                Expr::name("warp_m") * (16 * gemm.tiles_m) + lane().bit_and(15),
-            ),
-            let_stmt(Ty::I32, "a_chunk", lane().shift_right(4)),
-        ];
-        let (row, chunk) = match gemm.layout {
+        // ldmatrix: lane l gives the address of row l mod 8 of matrix l / 8.
+        let a_row = self.warp_m(gemm.acc) * (16 * gemm.tiles_m) + lane().bit_and(15);
+        let (b_row, b_chunk) = match gemm.layout {
             BLayout::Nk => (
                 Expr::name("warp_n") * (8 * gemm.tiles_n) + lane().bit_and(7) + lane().shift_right(4) * 8,
                 lane().shift_right(3).bit_and(1),
@@ -140,8 +175,7 @@ impl Cx<'_> {
                 Expr::name("warp_n") * gemm.tiles_n + lane().shift_right(4),
             ),
         };
-        out.push(let_stmt(Ty::I32, "b_row", row));
-        out.push(let_stmt(Ty::I32, "b_chunk", chunk));
+        let mut out = gemm.starts([a_row, lane().shift_right(4)], [b_row, b_chunk]);
         let mut body = vec![array("a_regs", gemm.tiles_m * 4)];
         body.extend(unrolled("mt", gemm.tiles_m, |mt| {
             let address = self.a_address(gemm, mt.clone() * 16);
@@ -167,14 +201,14 @@ impl Cx<'_> {
             body.push(self.load_b(gemm, last(), false));
             body.extend(unrolled("mt", gemm.tiles_m, |mt| vec![product(&mt, last(), 0)]));
         }
-        out.push(counted("k", depth, DEPTH_UNROLL.min(depth as u32), body));
+        out.push(gemm.over_depth(body));
         out
     }
 
     /// The transposed product: b is the side of 16 rows, a that of 8 columns.
     fn tensor_core_transposed(&self, gemm: &Gemm) -> Vec<Stmt> {
         let lane = || Expr::name("lane");
-        let (row, chunk) = match gemm.layout {
+        let (b_row, b_chunk) = match gemm.layout {
             BLayout::Nk => (
                 Expr::name("warp_n") * (16 * gemm.tiles_n) + lane().bit_and(15),
                 lane().shift_right(4),
@@ -184,18 +218,26 @@ impl Cx<'_> {
                 Expr::name("warp_n") * (2 * gemm.tiles_n) + lane().shift_right(3).bit_and(1),
             ),
         };
-        let a_row = Expr::name("warp_m") * (8 * gemm.tiles_m) + lane().bit_and(7);
-        let mut out = vec![
-            let_stmt(Ty::I32, "a_row", a_row),
-            let_stmt(Ty::I32, "a_chunk", lane().shift_right(3).bit_and(1)),
-            let_stmt(Ty::I32, "b_row", row),
-            let_stmt(Ty::I32, "b_chunk", chunk),
-        ];
+        let a_row = self.warp_m(gemm.acc) * (8 * gemm.tiles_m) + lane().bit_and(7);
+        // Two tiles are read at once where there are two.
+        let a_row = match gemm.tiles_m {
+            1 => a_row,
+            _ => a_row + lane().shift_right(4) * 8,
+        };
+        let mut out = gemm.starts([a_row, lane().shift_right(3).bit_and(1)], [b_row, b_chunk]);
         let mut body = vec![array("a_regs", gemm.tiles_m * 2)];
-        body.extend(unrolled("mt", gemm.tiles_m, |mt| {
+        let load_a = |intrinsic, mt: Expr| {
             let address = self.a_address(gemm, mt.clone() * 8);
-            vec![load_matrix(Intrinsic::LoadMatrix2, "a_regs", mt * 2, address)]
-        }));
+            load_matrix(intrinsic, "a_regs", mt * 2, address)
+        };
+        if gemm.tiles_m > 1 {
+            body.extend(unrolled("mp", gemm.tiles_m / 2, |mp| {
+                vec![load_a(Intrinsic::LoadMatrix4, mp * 2)]
+            }));
+        }
+        if gemm.tiles_m % 2 == 1 {
+            body.push(load_a(Intrinsic::LoadMatrix2, (gemm.tiles_m - 1).into()));
+        }
         body.push(array("b_regs", 4));
         body.extend(unrolled("nt", gemm.tiles_n, |nt| {
             let (address, intrinsic) = match gemm.layout {
@@ -212,15 +254,14 @@ impl Cx<'_> {
             }));
             inner
         }));
-        let depth = gemm.depth / DEPTH;
-        out.push(counted("k", depth, DEPTH_UNROLL.min(depth as u32), body));
+        out.push(gemm.over_depth(body));
         out
     }
 
     /// What `ldmatrix` reads of a in step k, `rows` below the first.
     fn a_address(&self, gemm: &Gemm, rows: Expr) -> Expr {
-        // k * 2 is even and a_chunk 0 or 1: XOR for + lets the part that varies with k be a constant.
-        let chunk = (Expr::name("k") * 2).xor(Expr::name("a_chunk"));
+        // a_chunk is below what k is multiplied by, a power of two: XOR for + lets the part that varies with k be a constant.
+        let chunk = gemm.step(2).xor(Expr::name("a_chunk"));
         let low = Expr::name("lane").bit_and(7);
         let (base, first) = self.first_chunk(gemm);
         self.chunk_address(gemm.a, base, Expr::name("a_row") + rows, &low, chunk + first)
@@ -230,14 +271,8 @@ impl Cx<'_> {
     fn b_address(&self, gemm: &Gemm, rows: Expr, chunks: Expr) -> Expr {
         let low = Expr::name("lane").bit_and(7);
         let (row, chunk) = match gemm.layout {
-            BLayout::Nk => (
-                Expr::name("b_row") + rows,
-                (Expr::name("k") * 2).xor(Expr::name("b_chunk")),
-            ),
-            BLayout::Kn => (
-                Expr::name("b_row") + Expr::name("k") * DEPTH,
-                Expr::name("b_chunk") + chunks,
-            ),
+            BLayout::Nk => (Expr::name("b_row") + rows, gemm.step(2).xor(Expr::name("b_chunk"))),
+            BLayout::Kn => (Expr::name("b_row") + gemm.step(DEPTH), Expr::name("b_chunk") + chunks),
         };
         self.chunk_address(gemm.b, self.tile_base(gemm.b), row, &low, chunk + gemm.b_cols.start / 8)
     }
@@ -287,7 +322,10 @@ impl Cx<'_> {
 
     /// f32: every thread sums the elements it holds, in the order of the depth.
     fn multiply_add(&self, gemm: &Gemm) -> Vec<Stmt> {
-        let k = || Expr::name("k");
+        let k = || match gemm.warps_k {
+            1 => Expr::name("k"),
+            warps => Expr::name("k") * warps + Expr::name("warp_k"),
+        };
         let name = self.tile_name(gemm.acc);
         let row_work = |slot: &RowSlot| {
             let mut inner = vec![let_stmt(
@@ -311,7 +349,12 @@ impl Cx<'_> {
             }));
             inner
         };
-        vec![counted("k", gemm.depth, 1, self.each_row(gemm.acc, row_work))]
+        vec![counted(
+            "k",
+            gemm.depth / gemm.warps_k,
+            1,
+            self.each_row(gemm.acc, row_work),
+        )]
     }
 }
 

@@ -7,6 +7,7 @@ mod copy;
 mod fragment;
 mod gemm;
 mod names;
+mod parts;
 mod pipeline;
 mod rowwise;
 mod scalar;
@@ -16,7 +17,7 @@ mod sync;
 
 use crate::schedule::Schedule;
 use crate::thread::{self, ThreadProgram};
-use crate::tile::{self, TileProgram};
+use crate::tile::{self, Form, TileProgram};
 use fragment::Fragments;
 use mlafuse_ir::target::Target;
 use shared::SharedPlan;
@@ -40,6 +41,16 @@ pub enum LowerError {
         schedule: Box<Schedule>,
         /// What is required.
         rule: String,
+    },
+    /// A number of warps along the depth that does not divide it as the tensor core's steps do.
+    #[error("kernel `{kernel}`: {found} warps share out the depth ({schedule}); a power of two is needed")]
+    Warps {
+        /// The kernel.
+        kernel: String,
+        /// The schedule.
+        schedule: Box<Schedule>,
+        /// Warps along the depth.
+        found: usize,
     },
     /// A gemm operand whose size does not suit the tensor core.
     #[error("kernel `{kernel}`: gemm operand `{tile}` has {found} {what}; a multiple of {multiple} is needed")]
@@ -73,7 +84,7 @@ pub enum LowerError {
         /// The kernel.
         kernel: String,
         /// The schedule.
-        schedule: Schedule,
+        schedule: Box<Schedule>,
         /// Bytes needed.
         needed: usize,
         /// The target's name and architecture.
@@ -97,12 +108,19 @@ pub fn shared_bytes(program: &TileProgram, schedule: &Schedule) -> usize {
 /// The thread program of `program` under `schedule`, checked against the limits of `target`.
 pub fn lower(program: &TileProgram, schedule: &Schedule, target: &Target) -> Result<ThreadProgram, LowerError> {
     tile::verify(program)?;
+    if !schedule.warps_k.is_power_of_two() {
+        return Err(LowerError::Warps {
+            kernel: program.name.clone(),
+            schedule: Box::new(*schedule),
+            found: schedule.warps_k,
+        });
+    }
     let program = &names::renamed(program);
     let shared = SharedPlan::new(program, schedule);
     if shared.bytes > target.shared_per_block {
         return Err(LowerError::SharedMemory {
             kernel: program.name.clone(),
-            schedule: *schedule,
+            schedule: Box::new(*schedule),
             needed: shared.bytes,
             target: format!("{} ({})", target.name, target.arch),
             allowed: target.shared_per_block,
@@ -197,7 +215,11 @@ impl Cx<'_> {
             }
             Stmt::Finish { dst, src } => {
                 items.push(Item::Raw(vec![self.comment(stmt)]));
-                items.extend(self.finish(*dst, *src).into_iter().map(Item::Op));
+                let ops = match self.program.tile(*src).form {
+                    Form::MatrixPartial => self.sum_parts(*dst, *src).to_vec(),
+                    _ => self.finish(*dst, *src),
+                };
+                items.extend(ops.into_iter().map(Item::Op));
             }
             Stmt::Rotate {
                 dst,

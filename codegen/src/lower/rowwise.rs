@@ -44,9 +44,9 @@ impl Cx<'_> {
                 value,
             }]
         };
-        self.each_row(dst, |row| match self.program.tile(dst).form {
-            Form::Matrix => self.each_col(dst, row, |element| set(&element.register, value(row, Some(element)))),
-            _ => set(&row.vector, value(row, None)),
+        self.each_row(dst, |row| match self.program.tile(dst).form.is_vector() {
+            false => self.each_col(dst, row, |element| set(&element.register, value(row, Some(element)))),
+            true => set(&row.vector, value(row, None)),
         })
     }
 
@@ -76,7 +76,7 @@ impl Cx<'_> {
         self.across(op, dst, true, &|row| fold(row, neutral(op)))
     }
 
-    /// dst = the sums of a partial.
+    /// dst = the sums of a row partial.
     pub(super) fn finish(&self, dst: TileId, src: TileId) -> Vec<Op> {
         let from = self.tile_name(src);
         self.across(ReduceOp::Sum, dst, false, &|row| {
@@ -152,7 +152,7 @@ impl Cx<'_> {
         vec![
             Op {
                 comment: None,
-                stmts: leave,
+                stmts: self.in_one_copy(leave),
                 accesses: access(Kind::Write),
             },
             Op {

@@ -6,7 +6,8 @@ use super::sync::{Access, Kind, Slot};
 use crate::layout::{CHUNK_BYTES, SharedLayout};
 use crate::schedule::Schedule;
 use crate::thread::Expr;
-use crate::tile::{Form, Space, Stmt, TileId, TileProgram, VarId};
+use crate::tile::{Form, Space, Stmt, Tile, TileId, TileProgram, VarId};
+use std::ops::Range;
 
 /// Where one shared tile lies.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -26,6 +27,9 @@ pub(super) struct Placed {
 pub(super) struct SharedPlan {
     /// Per tile of the program; `None` for fragments.
     tiles: Vec<Option<Placed>>,
+    /// The bytes through which warps that share out the depth of products sum up their parts; none where nothing is
+    /// summed up.
+    pub parts: Range<usize>,
     /// Byte offset of the scratch through which warps exchange row values, f32 \[warps_n, rows\].
     pub exchange: usize,
     /// All of it.
@@ -58,6 +62,12 @@ impl SharedPlan {
             }));
             bytes += layout.bytes() * stages;
         }
+        let parts = match is_free_outside_pipelines(program, &program.body) {
+            true => 0,
+            false => bytes,
+        };
+        let parts = parts..parts + parts_bytes(program, &program.body, schedule);
+        bytes = bytes.max(parts.end);
         let exchange = bytes;
         if needs_exchange(program, schedule) {
             let rows = program
@@ -71,15 +81,59 @@ impl SharedPlan {
         }
         SharedPlan {
             tiles,
+            parts,
             exchange,
             bytes: bytes.next_multiple_of(CHUNK_BYTES),
         }
+    }
+
+    /// The tiles that have bytes in `range`.
+    pub fn tiles_in(&self, range: &Range<usize>) -> impl Iterator<Item = &Placed> {
+        let has_bytes = |placed: &&Placed| {
+            let end = placed.offset + placed.layout.bytes() * placed.stages;
+            placed.offset < range.end && range.start < end
+        };
+        self.tiles.iter().flatten().filter(has_bytes)
     }
 
     /// The place of a shared tile.
     pub fn placed(&self, tile: TileId) -> Placed {
         self.tiles[tile.0].expect("a verified program uses shared tiles where shared tiles are due")
     }
+}
+
+/// Bytes of the largest sum over the warps along the depth: each has a part of every element.
+fn parts_bytes(program: &TileProgram, body: &[Stmt], schedule: &Schedule) -> usize {
+    let of_stmt = |stmt: &Stmt| match stmt {
+        Stmt::Finish { src, .. } if program.tile(*src).form == Form::MatrixPartial => {
+            let Tile { rows, cols, .. } = program.tile(*src);
+            rows * cols * size_of::<f32>() * schedule.warps_k
+        }
+        Stmt::For { body, .. } | Stmt::If { body, .. } => parts_bytes(program, body, schedule),
+        _ => 0,
+    };
+    body.iter().map(of_stmt).max().unwrap_or(0)
+}
+
+/// Whether pipelined loops are all that uses shared tiles, and finish no partial. What such a loop has in a tile it has
+/// written in the same iteration, so that outside of them no tile holds anything.
+fn is_free_outside_pipelines(program: &TileProgram, body: &[Stmt]) -> bool {
+    fn finishes(body: &[Stmt]) -> bool {
+        body.iter().any(|stmt| match stmt {
+            Stmt::Finish { .. } => true,
+            Stmt::For { body, .. } | Stmt::If { body, .. } => finishes(body),
+            _ => false,
+        })
+    }
+    body.iter().all(|stmt| match stmt {
+        Stmt::For {
+            pipelined: true, body, ..
+        } => !finishes(body),
+        Stmt::For { body, .. } | Stmt::If { body, .. } => is_free_outside_pipelines(program, body),
+        Stmt::Load { dst, .. } => program.tile(*dst).space != Space::Shared,
+        Stmt::Stage { .. } | Stmt::Gemm { .. } | Stmt::Rotate { .. } => false,
+        _ => true,
+    })
 }
 
 /// The shared tiles that loops marked pipelined load at the head of their bodies, with the loop's variable.

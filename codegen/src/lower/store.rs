@@ -24,7 +24,7 @@ impl Cx<'_> {
         };
         Op {
             comment: None,
-            stmts,
+            stmts: self.in_one_copy(stmts),
             accesses: vec![],
         }
     }
@@ -187,7 +187,7 @@ impl Cx<'_> {
         });
         Op {
             comment: None,
-            stmts,
+            stmts: self.in_one_copy(stmts),
             accesses: vec![self.access(dst, Kind::Write)],
         }
     }

@@ -91,6 +91,23 @@ pub enum Form {
     ///
     /// [`Reduce`]: Stmt::Reduce
     RowPartial,
+    /// A sum of products whose parts are still spread over those who share out the depth; fragment only, and only filling
+    /// with zeros, [`Gemm`] into it and [`Stmt::Finish`] may touch it.
+    ///
+    /// [`Gemm`]: Stmt::Gemm
+    MatrixPartial,
+}
+
+impl Form {
+    /// Whether a tile of this form has one element a row.
+    pub fn is_vector(self) -> bool {
+        matches!(self, Form::RowVector | Form::RowPartial)
+    }
+
+    /// Whether the elements are still in parts.
+    pub fn is_partial(self) -> bool {
+        matches!(self, Form::RowPartial | Form::MatrixPartial)
+    }
 }
 
 /// A tile's declaration.
@@ -273,7 +290,7 @@ pub enum Stmt {
         /// Fragment.
         src: TileId,
     },
-    /// Every element of a fragment or vector becomes `value`.
+    /// Every element of a fragment or vector becomes `value`; of a partial, zero.
     Fill {
         /// The tile.
         dst: TileId,
@@ -282,7 +299,7 @@ pub enum Stmt {
     },
     /// acc += a · b in f32, over as many columns of a as b has of k ([`BLayout::depth`]).
     Gemm {
-        /// Fragment \[m, n\].
+        /// Fragment or matrix partial \[m, n\].
         acc: TileId,
         /// Shared \[m, >= k\].
         a: TileId,
@@ -312,11 +329,11 @@ pub enum Stmt {
         /// Fragment matrix.
         src: TileId,
     },
-    /// dst = the whole row sums of a row partial.
+    /// dst = the whole sums of a partial.
     Finish {
-        /// Row vector.
+        /// Row vector for a row partial, fragment of the same shape for a matrix partial.
         dst: TileId,
-        /// Row partial.
+        /// The partial.
         src: TileId,
     },
     /// dst = src with its pairs rotated: for pair (x, y) and angle a of the same row, (x cos a - y sin a,

@@ -214,7 +214,7 @@ fn param_text(param: &Param) -> String {
 fn kind_text(tile: &Tile) -> &'static str {
     match (tile.form, tile.space) {
         (Form::RowVector, _) => "row",
-        (Form::RowPartial, _) => "partial",
+        (Form::RowPartial | Form::MatrixPartial, _) => "partial",
         (Form::Matrix, Space::Shared) => "shared",
         (Form::Matrix, Space::Fragment) => "fragment",
     }
@@ -222,7 +222,7 @@ fn kind_text(tile: &Tile) -> &'static str {
 
 fn extent_text(tile: &Tile) -> String {
     match tile.form {
-        Form::Matrix => format!("{}[{}, {}]", tile.dtype, tile.rows, tile.cols),
+        Form::Matrix | Form::MatrixPartial => format!("{}[{}, {}]", tile.dtype, tile.rows, tile.cols),
         Form::RowVector | Form::RowPartial => format!("{}[{}]", tile.dtype, tile.rows),
     }
 }
@@ -230,7 +230,7 @@ fn extent_text(tile: &Tile) -> String {
 /// Columns of a tile; a vector's name alone.
 fn part_text(program: &TileProgram, id: TileId, cols: &Columns) -> String {
     let name = tile_name(program, id);
-    let vector = program.tiles.get(id.0).is_some_and(|tile| tile.form != Form::Matrix);
+    let vector = program.tiles.get(id.0).is_some_and(|tile| tile.form.is_vector());
     if vector && *cols == (0..1) {
         name
     } else {

@@ -84,7 +84,13 @@ fn check_declaration(tile: &Tile) -> Result<(), Fault> {
             got: tile.dtype,
         });
     }
-    if tile.form != Form::Matrix && (tile.space != Space::Fragment || tile.cols != 1) {
+    if tile.form == Form::MatrixPartial && tile.space != Space::Fragment {
+        return Err(Fault::PartialSpace {
+            tile: tile.name.clone(),
+            space: tile.space,
+        });
+    }
+    if tile.form.is_vector() && (tile.space != Space::Fragment || tile.cols != 1) {
         return Err(Fault::VectorForm {
             tile: tile.name.clone(),
             space: tile.space,

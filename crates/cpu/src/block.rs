@@ -224,7 +224,7 @@ impl Block<'_> {
                 map.run(self.launch.level, &env, self.arena, &mut self.work.registers)?;
             }
             Step::Reduce { op, dst, src } => reduce(self.launch.level, *op, *dst, *src, self.arena),
-            Step::Copy { dst, src } => self.arena.copy_within(src.start..src.start + src.rows, dst.start),
+            Step::Copy { dst, src } => self.arena.copy_within(src.range(), dst.start),
             Step::Rotate(rotation) => rotate(rotation, self.arena),
         }
         Ok(Flow::Next)

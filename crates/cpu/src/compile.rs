@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use mlafuse_codegen::tile::{BLayout, Expr, Form, ParamKind, Space, Stmt, TileId, TileProgram, VarId, View};
+use mlafuse_codegen::tile::{BLayout, Expr, ParamKind, Space, Stmt, TileId, TileProgram, VarId, View};
 use mlafuse_tensor::DType;
 
 use crate::block::{GemmStep, PackedOperand, Step};
@@ -93,7 +93,7 @@ fn place_tiles(program: &TileProgram, halves: &[bool]) -> Result<(Vec<Slot>, usi
             rows: tile.rows,
             cols: tile.cols,
         };
-        let slot = match (halves, tile.form != Form::Matrix) {
+        let slot = match (halves, tile.form.is_vector()) {
             (true, _) => Slot::of_halves(arena, tile.rows, tile.cols),
             (false, vector) => Slot::new(arena, tile.rows, tile.cols, vector),
         };

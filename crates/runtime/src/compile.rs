@@ -272,15 +272,28 @@ fn print_schedule(schedule: &Schedule) -> String {
         block_k,
         warps_m,
         warps_n,
+        warps_k,
+        transposed,
         stages,
     } = *schedule;
-    format!("{block_m} {block_n} {block_k} {warps_m} {warps_n} {stages}")
+    let transposed = u8::from(transposed);
+    format!("{block_m} {block_n} {block_k} {warps_m} {warps_n} {warps_k} {transposed} {stages}")
 }
 
 fn parse_schedule(bytes: &[u8]) -> Option<Schedule> {
     let text = std::str::from_utf8(bytes).ok()?;
     let numbers: Vec<usize> = text.split(' ').map(str::parse).collect::<Result<_, _>>().ok()?;
-    let &[block_m, block_n, block_k, warps_m, warps_n, stages] = numbers.as_slice() else {
+    let &[
+        block_m,
+        block_n,
+        block_k,
+        warps_m,
+        warps_n,
+        warps_k,
+        transposed @ (0 | 1),
+        stages,
+    ] = numbers.as_slice()
+    else {
         return None;
     };
     Some(Schedule {
@@ -289,6 +302,8 @@ fn parse_schedule(bytes: &[u8]) -> Option<Schedule> {
         block_k,
         warps_m,
         warps_n,
+        warps_k,
+        transposed: transposed == 1,
         stages,
     })
 }
@@ -306,10 +321,19 @@ mod tests {
             block_k: 0,
             warps_m: 2,
             warps_n: 4,
+            warps_k: 8,
+            transposed: true,
             stages: 3,
         };
         assert_eq!(parse_schedule(print_schedule(&schedule).as_bytes()), Some(schedule));
-        for damaged in ["", "64 32", "64 32 0 2 4 3 1", "64 32 0 2 4 x", "64 32 0 2 4 -3"] {
+        for damaged in [
+            "",
+            "64 32 0 2 4 3",
+            "64 32 0 2 4 8 1 3 1",
+            "64 32 0 2 4 8 2 3",
+            "64 32 0 2 4 8 1 x",
+            "64 32 0 2 4 8 1 -3",
+        ] {
             assert_eq!(parse_schedule(damaged.as_bytes()), None, "{damaged}");
         }
     }
@@ -322,6 +346,8 @@ mod tests {
             block_k: 0,
             warps_m: 2,
             warps_n: 4,
+            warps_k: 1,
+            transposed: false,
             stages: 3,
         };
         let reason = "255 registers, 16 bytes spilled".to_string();

@@ -66,7 +66,7 @@ impl Access {
 }
 
 /// Statements that need no synchronisation among themselves.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Op {
     /// Printed above.
     pub comment: Option<Stmt>,

@@ -95,6 +95,14 @@ pub enum Fault {
         /// Its columns.
         cols: usize,
     },
+    /// A matrix partial that is not a fragment.
+    #[error("partial `{tile}` lives in {space:?}, expected Fragment")]
+    PartialSpace {
+        /// The tile.
+        tile: String,
+        /// Where it is declared to live.
+        space: Space,
+    },
     /// A variable used outside the scope of its binding.
     #[error("variable `{var}` is not bound here")]
     Unbound {
@@ -209,10 +217,10 @@ pub enum Fault {
         /// The map's expression.
         value: String,
     },
-    /// A row partial filled with something other than zero.
-    #[error("row partial `{tile}` is filled with {value}, expected 0.0")]
+    /// A partial filled with something other than zero.
+    #[error("partial `{tile}` is filled with {value}, expected 0.0")]
     PartialFill {
-        /// The row partial.
+        /// The partial.
         tile: String,
         /// The value.
         value: String,

@@ -28,9 +28,14 @@ impl Want {
 
     /// A fragment matrix.
     pub(super) fn fragment(rows: Option<usize>, cols: Option<usize>) -> Want {
+        Want::matrix(Form::Matrix, rows, cols)
+    }
+
+    /// A fragment of the form of a matrix or matrix partial.
+    pub(super) fn matrix(form: Form, rows: Option<usize>, cols: Option<usize>) -> Want {
         Want {
             space: Space::Fragment,
-            form: Form::Matrix,
+            form,
             dtype: Some(DType::F32),
             rows,
             cols,
@@ -64,6 +69,7 @@ impl Want {
         match (self.form, self.space) {
             (Form::RowVector, _) => format!("row {dtype}[{rows}]"),
             (Form::RowPartial, _) => format!("partial {dtype}[{rows}]"),
+            (Form::MatrixPartial, _) => format!("partial {dtype}[{rows}, {cols}]"),
             (Form::Matrix, Space::Shared) => format!("shared {dtype}[{rows}, {cols}]"),
             (Form::Matrix, Space::Fragment) => format!("fragment {dtype}[{rows}, {cols}]"),
         }

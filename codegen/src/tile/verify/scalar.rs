@@ -151,7 +151,7 @@ fn map_operand(program: &TileProgram, flow: &Flow, id: TileId, place: Place) -> 
             let row = format!("row f32[{}]", dst.rows);
             let expected = match dst.form {
                 Form::Matrix => format!("fragment f32[{}, {}] or {row}", dst.rows, dst.cols),
-                Form::RowVector | Form::RowPartial => row,
+                Form::RowVector | Form::RowPartial | Form::MatrixPartial => row,
             };
             return Err(unfit("operand", operand, &expected));
         }

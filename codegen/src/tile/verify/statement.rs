@@ -62,7 +62,7 @@ fn check_load(program: &TileProgram, flow: &mut Flow, dst: TileId, cols: &Column
     let dtype = check_view(program, flow, src, Access::Read, tile.rows)?;
     match (tile.space, tile.form) {
         (Space::Shared, _) => operand(program, "destination", dst, Want::shared(Some(dtype), None))?,
-        (Space::Fragment, Form::RowPartial) => {
+        (Space::Fragment, form) if form.is_partial() => {
             return Err(unfit("destination", tile, "a tile or row vector"));
         }
         (Space::Fragment, _) => {}
@@ -82,7 +82,7 @@ fn check_store(program: &TileProgram, flow: &Flow, dst: &View, src: TileId, cols
             got: dtype,
         });
     }
-    if tile.space != Space::Fragment || tile.form == Form::RowPartial {
+    if tile.space != Space::Fragment || tile.form.is_partial() {
         return Err(unfit("source", tile, "a fragment or row vector"));
     }
     check_columns(tile, cols)?;
@@ -105,7 +105,7 @@ fn check_fill(program: &TileProgram, flow: &mut Flow, dst: TileId, value: f32) -
         return Err(unfit("destination", tile, "a fragment or vector"));
     }
     // Each owner of a part would contribute the value once, and how many owners there are is the lowering's choice.
-    if tile.form == Form::RowPartial && value != 0.0 {
+    if tile.form.is_partial() && value != 0.0 {
         return Err(Fault::PartialFill {
             tile: tile.name.clone(),
             value: format!("{value:?}"),
@@ -123,8 +123,14 @@ fn check_gemm(
     layout: BLayout,
     b_cols: &Columns,
 ) -> Result<(), Fault> {
-    operand(program, "acc", acc, Want::fragment(None, None))?;
-    let Tile { rows: m, cols: n, .. } = *tile(program, acc)?;
+    let Tile {
+        rows: m, cols: n, form, ..
+    } = *tile(program, acc)?;
+    let form = match form {
+        Form::MatrixPartial => form,
+        _ => Form::Matrix,
+    };
+    operand(program, "acc", acc, Want::matrix(form, None, None))?;
     operand(program, "a", a, Want::shared(None, Some(m)))?;
     float_tile(program, "a", a)?;
     let b_rows = (layout == BLayout::Nk).then_some(n);
@@ -158,7 +164,7 @@ fn read_depth(program: &TileProgram, flow: &Flow, a: TileId, start: &Expr, depth
 
 fn check_map(program: &TileProgram, flow: &mut Flow, dst: TileId, value: &Expr) -> Result<(), Fault> {
     let tile = tile(program, dst)?;
-    if tile.space != Space::Fragment {
+    if tile.space != Space::Fragment || tile.form == Form::MatrixPartial {
         return Err(unfit("destination", tile, "a fragment or vector"));
     }
     if tile.form == Form::RowPartial {
@@ -196,9 +202,19 @@ fn check_reduce(program: &TileProgram, flow: &Flow, op: ReduceOp, dst: TileId, s
 }
 
 fn check_finish(program: &TileProgram, flow: &mut Flow, dst: TileId, src: TileId) -> Result<(), Fault> {
-    let rows = tile(program, src)?.rows;
-    operand(program, "source", src, Want::vector(Form::RowPartial, rows))?;
-    operand(program, "destination", dst, Want::vector(Form::RowVector, rows))?;
+    let Tile { rows, cols, form, .. } = *tile(program, src)?;
+    let (partial, whole) = match form {
+        Form::MatrixPartial => {
+            let of = |form| Want::matrix(form, Some(rows), Some(cols));
+            (of(Form::MatrixPartial), of(Form::Matrix))
+        }
+        _ => (
+            Want::vector(Form::RowPartial, rows),
+            Want::vector(Form::RowVector, rows),
+        ),
+    };
+    operand(program, "source", src, partial)?;
+    operand(program, "destination", dst, whole)?;
     flow.read_all(program, src)?;
     flow.write_all(program, dst);
     Ok(())

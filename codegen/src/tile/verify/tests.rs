@@ -1,5 +1,6 @@
 mod expressions;
 mod gemm;
+mod parts;
 
 use super::super::example::*;
 use super::super::{Axis, BLayout, Columns, Expr, ReduceOp, Rows, Unary, VarId, View};

@@ -5,7 +5,7 @@
 
 use std::mem;
 
-use mlafuse_codegen::tile::{Binary, Expr, Form, TileId, Unary};
+use mlafuse_codegen::tile::{Binary, Expr, TileId, Unary};
 
 use super::scalar::{At, Env, Kind, Names, Scalar, bits_float, kind};
 use crate::error::Fault;
@@ -196,13 +196,7 @@ impl MapCode {
 
 impl Builder<'_> {
     fn rate(&self, expr: &Expr) -> Rate {
-        let vector = |t: &TileId| {
-            self.names
-                .program
-                .tiles
-                .get(t.0)
-                .is_some_and(|t| t.form != Form::Matrix)
-        };
+        let vector = |t: &TileId| self.names.program.tiles.get(t.0).is_some_and(|t| t.form.is_vector());
         let mut rate = Rate::Map;
         expr.walk(&mut |e| {
             rate = rate.max(match e {
