@@ -16,7 +16,7 @@ use mlafuse_ir::plan::{AttentionRegion, BufferId, Plan, Region, RegionKind};
 use mlafuse_ir::size::{Dims, Symbol};
 use mlafuse_ir::target::Arch;
 use mlafuse_profile::{Options, PlanProfile, Plans, kernel_work, profile, random_inputs};
-use mlafuse_runtime::{Buffer, Device, Prepared, Splits, open, with_splits};
+use mlafuse_runtime::{Buffer, Device, NoSchedules, Prepared, Splits, open, with_splits};
 use serde::Serialize;
 
 use crate::PAGE_SIZE;
@@ -189,7 +189,7 @@ impl Step {
             dtype: self.dtype,
             splits: Splits::Balanced,
         };
-        let profile = profile(&device, plans, &self.dims(), options, &|_| ())?;
+        let profile = profile(&device, plans, &NoSchedules, &self.dims(), options, &|_| ())?;
         Ok([Whole::new(&profile.plans.fused), Whole::new(&profile.plans.unfused)])
     }
 

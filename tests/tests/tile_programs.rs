@@ -4,7 +4,7 @@
 //! Memory that no program may read, unused cache rows and everything a kernel has not written, is NaN; block-table
 //! entries past a sequence's end are garbage; pages are shuffled and padded.
 
-use mlafuse_codegen::build::{build, candidates, cpu_schedule};
+use mlafuse_codegen::build::{CpuLimits, build, candidates, cpu_candidates, cpu_schedule};
 use mlafuse_codegen::schedule::Schedule;
 use mlafuse_codegen::tile::{ParamKind, TileProgram};
 use mlafuse_cpu::{CpuBuffer, CpuKernel, Level};
@@ -285,7 +285,9 @@ impl Memory {
 /// Where a schedule comes from.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Source {
+    /// Those that are measured on a processor.
     Cpu,
+    /// Those that fit a part.
     Gpu,
     /// Any positive sizes: every backend but the GPU must take them.
     Any,
@@ -293,7 +295,14 @@ enum Source {
 
 fn schedule(plan: &Plan, region: &Region, batch: &Batch, source: Source, random: &mut Random) -> Schedule {
     match source {
-        Source::Cpu => cpu_schedule(plan, region, &batch.dims).unwrap(),
+        Source::Cpu => {
+            let limits = CpuLimits {
+                threads: 1 + random.below(4),
+                cache_bytes: 1 << 20,
+            };
+            let found = cpu_candidates(plan, region, &batch.dims, &limits).unwrap();
+            random.pick(&found)
+        }
         Source::Gpu => {
             let target = Target::for_arch(random.pick(&[Arch::Sm80, Arch::Sm120, Arch::Sm90a]));
             let found = candidates(plan, region, &target, &batch.dims).unwrap();

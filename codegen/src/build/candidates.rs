@@ -13,7 +13,7 @@ use mlafuse_ir::size::{Dim, Dims, Size};
 use mlafuse_ir::target::Target;
 
 /// How a region's schedules are enumerated.
-enum Family {
+pub(super) enum Family {
     /// Rows of attention: tokens × heads.
     Attention {
         rows: usize,
@@ -143,7 +143,7 @@ fn no_schedule(region: &Region, target: &Target, needs: Needs, shape: String) ->
     }
 }
 
-fn family(plan: &Plan, region: &Region, dims: &Dims) -> Result<Family, BuildError> {
+pub(super) fn family(plan: &Plan, region: &Region, dims: &Dims) -> Result<Family, BuildError> {
     let number = |size: &Size| size.value(&known(size, dims)).unwrap_or(usize::MAX).max(1);
     let missing = |value: ValueId| BuildError::NotInMemory {
         kernel: region.name.clone(),

@@ -62,7 +62,27 @@ fn holders(tile: &Tile, schedule: &Schedule) -> usize {
 
 /// Seconds that the kernel takes, for ranking schedules of one region.
 pub(super) fn seconds(program: &TileProgram, schedule: &Schedule, target: &Target, dims: &Dims) -> f64 {
-    let needs = needs(program, schedule);
+    seconds_with(program, schedule, target, dims, needs(program, schedule))
+}
+
+/// Seconds that the kernel takes on `target` as the model has it, once it is known that it takes `registers` registers a
+/// thread. For ranking schedules of one region: it knows nothing of what a part does beside moving, multiplying and waiting.
+pub fn modelled_seconds(
+    program: &TileProgram,
+    schedule: &Schedule,
+    target: &Target,
+    dims: &Dims,
+    registers: usize,
+) -> f64 {
+    let registers = registers.max(1);
+    let needs = Needs {
+        registers,
+        ..needs(program, schedule)
+    };
+    seconds_with(program, schedule, target, dims, needs)
+}
+
+fn seconds_with(program: &TileProgram, schedule: &Schedule, target: &Target, dims: &Dims, needs: Needs) -> f64 {
     let resident = resident_blocks(needs, schedule, target);
     let dims = with_splits(program, schedule, resident * target.sm_count, dims);
     let (blocks, work) = walked(program, schedule, dims);
@@ -108,6 +128,17 @@ fn walked(program: &TileProgram, schedule: &Schedule, dims: Dims) -> (f64, Work)
     let mut work = Work::default();
     walk.body(&program.body, 1.0, &mut work);
     (blocks, work)
+}
+
+/// Blocks of a launch, where `places` of them run at a time and nothing else is said of splits.
+pub(super) fn blocks(program: &TileProgram, schedule: &Schedule, places: usize, dims: &Dims) -> usize {
+    let walk = Walk {
+        program,
+        schedule,
+        dims: with_splits(program, schedule, places, dims),
+        vars: Vec::new(),
+    };
+    usize::try_from(walk.blocks()).unwrap_or(usize::MAX)
 }
 
 /// Blocks of an SM at a time, at least one.

@@ -1,7 +1,7 @@
 //! How each kind of region is computed: region and schedule to tile program.
 //!
 //! One file per kind. The algorithm of a kind is the same under every schedule; [`candidates`] lists the schedules that
-//! fit a part, [`cpu_schedule`] the one for the CPU.
+//! fit a part, [`cpu_schedule`] gives the one for the CPU and [`cpu_candidates`] those worth measuring there.
 
 mod attention;
 mod axes;
@@ -12,6 +12,7 @@ mod candidates;
 mod combine;
 mod contract;
 mod cost;
+mod cpu_candidates;
 mod elementwise;
 mod epilogue;
 mod error;
@@ -28,6 +29,8 @@ mod splits;
 mod up_projection;
 
 pub use candidates::{candidates, cpu_schedule, least_seconds};
+pub use cost::modelled_seconds;
+pub use cpu_candidates::{CpuLimits, cpu_candidates};
 pub use error::BuildError;
 pub use splits::{UNBALANCED, splits_of_equals};
 
@@ -38,29 +41,35 @@ use mlafuse_ir::graph::{EinsumSpec, Op, ValueId};
 use mlafuse_ir::plan::{Plan, Region, RegionKind};
 use program::ProgramBuilder;
 
+/// Beyond any use, and small enough that sizes of tiles can be counted: schedules also come from files.
+const LARGEST_BLOCK: usize = 1 << 20;
+const MOST_WARPS: usize = 32;
+const MOST_STAGES: usize = 64;
+
 /// The tile program of one kernel of a plan.
 ///
-/// Every schedule whose sizes are positive gives a right program; which of them a GPU can run is
+/// Every schedule whose sizes are positive, and not beyond any use, gives a right program; which of them a GPU can run is
 /// [`candidates`]' to say.
 ///
 /// # Errors
-/// [`BuildError::Schedule`] for a size of 0, [`BuildError::Unsupported`] for a region that no program can express, and
+/// [`BuildError::Schedule`] for a size that is not possible, [`BuildError::Unsupported`] for a region that no program can express, and
 /// [`BuildError::NotInMemory`] for a region that is not the plan's.
 pub fn build(plan: &Plan, region: &Region, schedule: &Schedule) -> Result<TileProgram, BuildError> {
     let sizes = [
-        ("block_m", schedule.block_m),
-        ("block_n", schedule.block_n),
-        ("warps_m", schedule.warps_m),
-        ("warps_n", schedule.warps_n),
-        ("warps_k", schedule.warps_k),
-        ("stages", schedule.stages),
+        ("block_m", schedule.block_m, 1..=LARGEST_BLOCK),
+        ("block_n", schedule.block_n, 1..=LARGEST_BLOCK),
+        ("block_k", schedule.block_k, 0..=LARGEST_BLOCK),
+        ("warps_m", schedule.warps_m, 1..=MOST_WARPS),
+        ("warps_n", schedule.warps_n, 1..=MOST_WARPS),
+        ("warps_k", schedule.warps_k, 1..=MOST_WARPS),
+        ("stages", schedule.stages, 1..=MOST_STAGES),
     ];
-    if let Some((field, found)) = sizes.into_iter().find(|&(_, size)| size == 0) {
+    if let Some((field, found, allowed)) = sizes.into_iter().find(|(_, size, allowed)| !allowed.contains(size)) {
         return Err(BuildError::Schedule {
             kernel: region.name.clone(),
             field,
             found,
-            expected: "at least 1".into(),
+            expected: format!("{} to {}", allowed.start(), allowed.end()),
         });
     }
     let program = ProgramBuilder::new(plan, region, *schedule);

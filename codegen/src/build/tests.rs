@@ -74,6 +74,57 @@ fn candidates_lower_on_every_part() {
 }
 
 #[test]
+fn candidates_of_the_processor_begin_with_its_own_and_stay_in_its_cache() {
+    let limits = CpuLimits {
+        threads: 2,
+        cache_bytes: 1 << 20,
+    };
+    let bytes = |program: &TileProgram| -> usize {
+        let tiles = program.tiles.iter();
+        tiles.map(|tile| tile.rows * tile.cols * tile.dtype.size_bytes()).sum()
+    };
+    for (config, page_size) in SHAPES {
+        let graph = decode(config, DType::BF16, page_size);
+        let unabsorbed = prefill(config, DType::BF16, page_size);
+        for plan in [fused(&graph), unfused(&graph), fused(&unabsorbed)].map(Result::unwrap) {
+            for region in &plan.kernels {
+                let found = cpu_candidates(&plan, region, &typical(), &limits).unwrap();
+                assert_eq!(found.first(), Some(&cpu_schedule(&plan, region, &typical()).unwrap()));
+                assert!(found.len() <= 32, "{}: {}", region.name, found.len());
+                let mut distinct = found.clone();
+                distinct.sort();
+                distinct.dedup();
+                assert_eq!(distinct.len(), found.len(), "{}", region.name);
+                for schedule in &found[1..] {
+                    let program = build(&plan, region, schedule).unwrap();
+                    verify(&program).unwrap();
+                    assert!(bytes(&program) <= limits.cache_bytes, "{}: {schedule}", region.name);
+                }
+            }
+        }
+    }
+}
+
+/// One row of a large product: every block takes that row, and no choice leaves one of the threads idle.
+#[test]
+fn candidates_of_the_processor_neither_pad_nor_idle() {
+    let plan = fused(&decode(DEEPSEEK_V3, DType::BF16, 64)).unwrap();
+    let dims = typical().with(Symbol::B, 1);
+    let region = plan.kernels.last().unwrap();
+    let of = |threads| {
+        let cache_bytes = 2 << 20;
+        cpu_candidates(&plan, region, &dims, &CpuLimits { threads, cache_bytes }).unwrap()
+    };
+    let (few, many) = (of(2), of(64));
+    assert!(
+        few.len() > 8 && few.iter().all(|schedule| schedule.block_m == 1),
+        "{few:?}"
+    );
+    let widest = |found: &[Schedule]| found.iter().map(|schedule| schedule.block_n).max();
+    assert!(widest(&few) > widest(&many), "{few:?} {many:?}");
+}
+
+#[test]
 fn f32_attention_fits_where_a_schedule_can() {
     let graph = decode(SHAPES[4].0, DType::F32, 64);
     let plan = fused(&graph).unwrap();
@@ -234,6 +285,15 @@ fn schedules_of_nothing_are_refused() {
                 ..
             }
         ),
+        "{error}"
+    );
+    let endless = Schedule {
+        block_m: usize::MAX,
+        ..none
+    };
+    let error = build(&plan, &plan.kernels[0], &endless).unwrap_err().to_string();
+    assert!(
+        error.ends_with("block_m: expected 1 to 1048576, got 18446744073709551615"),
         "{error}"
     );
     let flat = Schedule {

@@ -16,6 +16,7 @@ mod profile;
 mod progress;
 mod random;
 mod run;
+mod tune;
 mod verify;
 
 use clap::{Parser, Subcommand};
@@ -58,6 +59,8 @@ enum Command {
     Run(run::Args),
     /// A property run: random shapes, lengths, pages and inputs against the f64 reference; what fails is made smaller.
     Verify(verify::Args),
+    /// Finds the fastest schedule of each kernel, measured or modelled, and records it for launches to take.
+    Tune(tune::Args),
     /// Fused against unfused, kernel by kernel: time, bytes, FLOPs, and how near each is to what the machine allows.
     Profile(profile::Args),
     /// The folder of compiled kernels.
@@ -88,6 +91,7 @@ fn command(command: Command) -> anyhow::Result<Report> {
         Command::Emit(args) => emit::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Tune(args) => tune::run(&args),
         Command::Profile(args) => profile::run(&args),
         Command::Cache(args) => cache::run(&args),
     }

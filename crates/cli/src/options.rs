@@ -87,19 +87,23 @@ pub struct LaunchSizes {
 }
 
 impl LaunchSizes {
-    /// New tokens a sequence: --q-len, or else what is usual. They are part of the cached ones.
+    /// New tokens a sequence, as [`new_tokens`] says.
     pub fn new_tokens(&self, phase: Phase) -> Result<u32> {
-        let kv_len = self.kv_len;
-        let usual = match phase {
-            Phase::Decode => 1,
-            Phase::Prefill => kv_len,
-        };
-        let q_len = self.q_len.unwrap_or(usual);
-        if q_len > kv_len {
-            bail!("--q-len {q_len} is more than --kv-len {kv_len}: the new tokens are part of the cached ones");
-        }
-        Ok(q_len)
+        new_tokens(self.q_len, self.kv_len, phase)
     }
+}
+
+/// New tokens a sequence: --q-len, or else what is usual. They are part of the cached ones.
+pub fn new_tokens(q_len: Option<u32>, kv_len: u32, phase: Phase) -> Result<u32> {
+    let usual = match phase {
+        Phase::Decode => 1,
+        Phase::Prefill => kv_len,
+    };
+    let q_len = q_len.unwrap_or(usual);
+    if q_len > kv_len {
+        bail!("--q-len {q_len} is more than --kv-len {kv_len}: the new tokens are part of the cached ones");
+    }
+    Ok(q_len)
 }
 
 /// Which launches they are.

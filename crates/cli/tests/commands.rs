@@ -101,6 +101,7 @@ fn help_has_examples() {
         &["emit", "--help"],
         &["run", "--help"],
         &["verify", "--help"],
+        &["tune", "--help"],
         &["cache", "--help"],
         &["doctor", "--help"],
     ] {

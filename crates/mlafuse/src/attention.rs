@@ -15,6 +15,7 @@ use mlafuse_runtime::{
     region_source,
 };
 use mlafuse_tensor::{DType, HostTensor};
+use mlafuse_tune::Records;
 
 use crate::Error;
 use crate::memory::{download, upload};
@@ -77,6 +78,7 @@ pub struct DecodeAttention {
     plan: Plan,
     device: Arc<dyn Device>,
     splits: Splits,
+    records: Arc<Records>,
     /// By the B, T and S that they were made for, and whether rows are 16-byte aligned.
     executables: Mutex<BTreeMap<Class, Arc<Executable>>>,
 }
@@ -98,6 +100,7 @@ impl DecodeAttention {
             plan,
             device: open(device)?,
             splits: Splits::Balanced,
+            records: Arc::new(Records::of_user()),
             executables: Mutex::default(),
         })
     }
@@ -107,6 +110,18 @@ impl DecodeAttention {
     pub fn with_splits(self, splits: Splits) -> DecodeAttention {
         DecodeAttention {
             splits,
+            executables: Mutex::default(),
+            ..self
+        }
+    }
+
+    /// The same, with its kernels under the schedules that these tuning records tell; [`TuningRecords::of_user`] where nothing
+    /// is said.
+    ///
+    /// [`TuningRecords::of_user`]: crate::TuningRecords::of_user
+    pub fn with_records(self, records: Arc<Records>) -> DecodeAttention {
+        DecodeAttention {
+            records,
             executables: Mutex::default(),
             ..self
         }
@@ -208,7 +223,8 @@ impl DecodeAttention {
         };
         let [sequences, tokens, cached] = class;
         let hint = launch_dims(sequences, tokens, cached, self.shape.page_size);
-        let executable = Arc::new(Executable::new(Arc::clone(&self.device), plan, &hint)?);
+        let device = Arc::clone(&self.device);
+        let executable = Arc::new(Executable::with_schedules(device, plan, &hint, self.records.as_ref())?);
         executables.insert(key, Arc::clone(&executable));
         Ok(executable)
     }

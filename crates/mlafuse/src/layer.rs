@@ -10,6 +10,7 @@ use mlafuse_ir::rope::{RopeFrequencies, RopeTable};
 use mlafuse_ir::size::Dims;
 use mlafuse_runtime::{Buffer, Device, DeviceSpec, Executable, Splits, open};
 use mlafuse_tensor::{Checkpoint, DType, HostTensor};
+use mlafuse_tune::Records;
 
 use crate::Error;
 use crate::cache::{Layout, PagedKvCache, Rows};
@@ -71,6 +72,8 @@ struct OnDevice {
     device: Arc<dyn Device>,
     layer: PreparedLayer,
     weights: BTreeMap<String, Buffer>,
+    /// Where its kernels' schedules are looked up.
+    records: Arc<Records>,
     /// By the B, T and S that they were made for.
     executables: Mutex<BTreeMap<[usize; 3], Arc<Executable>>>,
 }
@@ -154,6 +157,18 @@ impl MlaLayer {
         };
         let backend = Backend::F32(Reference::new(graph, weights, &mut |_| ())?.interpreted(interpret_stored));
         Ok(MlaLayer::of(config, options, backend))
+    }
+
+    /// The same, with its kernels under the schedules that these tuning records tell; [`TuningRecords::of_user`] where nothing
+    /// is said. A record changes how fast a launch is, and how its sums are rounded. The reference has no schedules.
+    ///
+    /// [`TuningRecords::of_user`]: crate::TuningRecords::of_user
+    pub fn with_records(mut self, records: Arc<Records>) -> MlaLayer {
+        if let Backend::Device(on_device) = &mut self.backend {
+            on_device.records = records;
+            on_device.executables = Mutex::default();
+        }
+        self
     }
 
     fn of(config: &MlaConfig, options: LayerOptions, backend: Backend) -> MlaLayer {
@@ -342,6 +357,7 @@ impl OnDevice {
             device,
             layer,
             weights,
+            records: Arc::new(Records::of_user()),
             executables: Mutex::default(),
         })
     }
@@ -398,7 +414,8 @@ impl OnDevice {
         }
         let hint = launch_dims(sequences, new_tokens, cached, options.page_size);
         let plan = self.layer.plan(options.plan, &hint)?.plan;
-        let executable = Arc::new(Executable::new(Arc::clone(&self.device), plan, &hint)?);
+        let device = Arc::clone(&self.device);
+        let executable = Arc::new(Executable::with_schedules(device, plan, &hint, self.records.as_ref())?);
         executables.insert(class, Arc::clone(&executable));
         Ok(executable)
     }

@@ -61,3 +61,4 @@ pub use mlafuse_ir::config;
 pub use mlafuse_ir::weights::{default_prefix, tensors as checkpoint_tensors};
 pub use mlafuse_runtime::{Counters, DeviceSpec, KernelTime, RuntimeError, Splits, Statistics, UnknownSplits};
 pub use mlafuse_tensor::{Checkpoint, DType, HostTensor};
+pub use mlafuse_tune::Records as TuningRecords;

@@ -1,4 +1,4 @@
-//! Random memory for every input of a plan: weights, new tokens, and a cache that holds its tokens already.
+//! Random memory for the buffers of a plan: weights, new tokens, a cache that holds its tokens already, results of kernels before.
 
 use std::collections::BTreeMap;
 
@@ -22,15 +22,22 @@ pub fn random_inputs(device: &dyn Device, plan: &Plan, dims: &Dims) -> Result<BT
     let mut inputs = BTreeMap::new();
     for buffer in &plan.buffers {
         if let BufferRole::Input(name) = &buffer.role {
-            let memory = if buffer.dtype.is_float() {
-                floats(device, buffer, dims)?
-            } else {
-                integers(device, name, buffer, dims)?
-            };
-            inputs.insert(name.clone(), memory);
+            inputs.insert(name.clone(), random_buffer(device, buffer, dims)?);
         }
     }
     Ok(inputs)
+}
+
+/// Memory for one buffer of a plan, as [`random_inputs`] makes it; for one between kernels as if a kernel had filled it.
+///
+/// # Errors
+/// As [`random_inputs`].
+pub fn random_buffer(device: &dyn Device, buffer: &plan::Buffer, dims: &Dims) -> Result<Buffer, ProfileError> {
+    match &buffer.role {
+        _ if buffer.dtype.is_float() => floats(device, buffer, dims),
+        BufferRole::Input(name) => integers(device, name, buffer, dims),
+        BufferRole::Output(_) | BufferRole::Temp => integers(device, &buffer.name, buffer, dims),
+    }
 }
 
 fn floats(device: &dyn Device, buffer: &plan::Buffer, dims: &Dims) -> Result<Buffer, ProfileError> {

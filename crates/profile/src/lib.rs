@@ -1,7 +1,8 @@
 //! Fused against unfused: what each kernel of two plans of one graph costs, and how near it is to what the machine allows.
 //!
 //! [`profile()`] runs both plans on a device with random inputs and gives a [`Profile`]; [`chrome_trace`] makes a trace of it.
-//! [`kernel_work`] counts what a kernel must move and compute from the plan alone.
+//! [`kernel_work`] counts what a kernel must move and compute from the plan alone; [`random_buffer`] makes memory for whoever
+//! times single kernels.
 //!
 //! *Bytes* are what the device counted where it counts (the simulator: DRAM sectors that the kernel touched, each once), else
 //! what the kernel must move ([`kernel_work`]). *FLOPs* are those of the graph's contractions, 2 for each multiply-add: masked
@@ -19,9 +20,10 @@ mod trace;
 mod work;
 
 pub use error::ProfileError;
-pub use inputs::random_inputs;
+pub use inputs::{random_buffer, random_inputs};
 pub use limits::Limits;
-pub use measure::{Options, Plans, profile};
+pub use measure::{Options, Plans, median, profile};
+pub use memory::free_memory;
 pub use report::{Bound, KernelProfile, PlanProfile, Profile, Profiles, Simulated};
 pub use trace::chrome_trace;
 pub use work::{Work, kernel_work};

@@ -112,7 +112,7 @@ fn buffer_bytes() -> usize {
     let wanted = last_cache().map_or(FEWEST_BYTES, |bytes| {
         bytes.saturating_mul(2).clamp(FEWEST_BYTES, MOST_BYTES)
     });
-    let free = memory::free().unwrap_or(usize::MAX);
+    let free = memory::free_memory().unwrap_or(usize::MAX);
     wanted.min((free / 4).max(16 << 20)) & !4095
 }
 

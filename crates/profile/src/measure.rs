@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mlafuse_ir::plan::Plan;
 use mlafuse_ir::size::{Dims, Symbol};
-use mlafuse_runtime::{Buffer, Device, Executable, KernelTime, Splits, Statistics};
+use mlafuse_runtime::{Buffer, Device, Executable, KernelTime, Schedules, Splits, Statistics};
 use mlafuse_tensor::DType;
 
 use crate::{
@@ -41,13 +41,14 @@ const MOST_RUNS: usize = 101;
 const SECTOR: u64 = 32;
 
 /// Runs both plans in launches of the sizes in `dims` on random inputs and a filled cache, in turn, so that both meet the same
-/// machine. `step` is called after every run, with the number of runs that are known to come in all.
+/// machine. Kernels run under the schedules that `schedules` suggests, where it does. `step` is called after every run, with the number of runs that are known to come in all.
 ///
 /// # Errors
 /// Those of the device, and of sizes without a value.
 pub fn profile(
     device: &Arc<dyn Device>,
     plans: Plans,
+    schedules: &dyn Schedules,
     dims: &Dims,
     options: Options,
     step: &dyn Fn(usize),
@@ -57,8 +58,8 @@ pub fn profile(
     memory::check(&plans.fused, &plans.unfused, sizes)?;
     let inputs = random_inputs(device.as_ref(), &plans.fused, sizes)?;
     let [mut fused, mut unfused] = [
-        Subject::new(device, plans.fused, dims)?,
-        Subject::new(device, plans.unfused, dims)?,
+        Subject::new(device, plans.fused, schedules, dims)?,
+        Subject::new(device, plans.unfused, schedules, dims)?,
     ];
     let both = [&mut fused, &mut unfused];
     for subject in both {
@@ -111,10 +112,15 @@ struct Subject {
 }
 
 impl Subject {
-    fn new(device: &Arc<dyn Device>, plan: Plan, dims: &Dims) -> Result<Subject, ProfileError> {
+    fn new(
+        device: &Arc<dyn Device>,
+        plan: Plan,
+        schedules: &dyn Schedules,
+        dims: &Dims,
+    ) -> Result<Subject, ProfileError> {
         Ok(Subject {
             times: vec![Vec::new(); plan.kernels.len()],
-            executable: Executable::new(Arc::clone(device), plan, dims)?,
+            executable: Executable::with_schedules(Arc::clone(device), plan, dims, schedules)?,
             first: Vec::new(),
         })
     }
@@ -184,8 +190,8 @@ fn counted(statistics: &Statistics) -> Simulated {
     }
 }
 
-/// The middle one; of an even number the mean of the middle two.
-fn median(mut times: Vec<f64>) -> f64 {
+/// The middle one; of an even number the mean of the middle two; 0 of none.
+pub fn median(mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
     match times.len() {
         0 => 0.0,
@@ -199,7 +205,7 @@ mod tests {
     use super::*;
     use mlafuse_ir::plan::unfused;
     use mlafuse_ir::text::parse;
-    use mlafuse_runtime::{DeviceSpec, open};
+    use mlafuse_runtime::{DeviceSpec, NoSchedules, open};
     use std::cell::RefCell;
 
     #[test]
@@ -218,7 +224,10 @@ mod tests {
             dtype: DType::F32,
             splits: Splits::Balanced,
         };
-        let profile = profile(&device, plans, &dims, options, &|of| steps.borrow_mut().push(of)).unwrap();
+        let profile = profile(&device, plans, &NoSchedules, &dims, options, &|of| {
+            steps.borrow_mut().push(of)
+        })
+        .unwrap();
         assert_eq!(steps.into_inner(), [&[2; 2][..], &[10; 8]].concat());
         assert_eq!((profile.runs, profile.modelled), (4, false));
         for (_, plan) in profile.plans.named() {

@@ -14,7 +14,7 @@ pub(crate) fn check(fused: &Plan, unfused: &Plan, dims: &Dims) -> Result<(), Pro
     let (inputs, of_fused) = bytes(fused, dims)?;
     let (_, of_unfused) = bytes(unfused, dims)?;
     let needed = inputs.saturating_add(of_fused).saturating_add(of_unfused);
-    match free() {
+    match free_memory() {
         Some(free) if needed > free => Err(ProfileError::Memory {
             needed: needed >> 20,
             free: free >> 20,
@@ -38,7 +38,7 @@ fn bytes(plan: &Plan, dims: &Dims) -> Result<(usize, usize), ProfileError> {
 }
 
 /// Bytes of memory that are free, where Linux tells.
-pub(crate) fn free() -> Option<usize> {
+pub fn free_memory() -> Option<usize> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kib: usize = line.split_whitespace().next()?.parse().ok()?;
@@ -60,7 +60,7 @@ mod tests {
         assert_eq!(bytes(&plan, &of(3)).unwrap(), (120, 120));
         assert!(check(&plan, &plan, &of(3)).is_ok());
         assert!(check(&plan, &plan, &of(usize::MAX)).is_err());
-        if free().is_some() {
+        if free_memory().is_some() {
             let error = check(&plan, &plan, &of(1 << 50)).unwrap_err().to_string();
             assert!(error.contains("MiB"), "{error}");
         }

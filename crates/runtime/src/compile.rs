@@ -15,7 +15,7 @@ use crate::cache::KernelCache;
 use crate::nvrtc::{Compiled, CudaSource, KernelResources, Nvrtc};
 
 /// Schedules that are compiled before a kernel is given up.
-const MOST_TRIED: usize = 24;
+pub(crate) const MOST_TRIED: usize = 24;
 /// Each block takes this much of an SM's shared memory besides its own.
 const SHARED_RESERVED: usize = 1024;
 /// Registers are given to a warp in multiples of this.
@@ -150,20 +150,47 @@ pub fn compile_region(
             Err(error) => return Err(error),
         };
         let compiled = compile(kernel, target, nvrtc, cache)?;
-        let Resources {
-            registers, spill_bytes, ..
-        } = compiled.resources;
-        if spill_bytes == 0 {
-            cache.put_blob(CHOICE, &key, print_schedule(&schedule).as_bytes());
-            return Ok(CompiledKernel { rejected, ..compiled });
+        match spills(&compiled) {
+            None => {
+                cache.put_blob(CHOICE, &key, schedule.to_string().as_bytes());
+                return Ok(CompiledKernel { rejected, ..compiled });
+            }
+            Some(spilled) => rejected.push(spilled),
         }
-        tracing::debug!(%schedule, registers, spill_bytes, "spills");
-        rejected.push(Rejected {
-            schedule,
-            reason: format!("{registers} registers, {spill_bytes} bytes spilled"),
-        });
     }
     Err(none_fits(region, target, rejected))
+}
+
+/// Compiles a region for `target`, through `cache`, under one schedule.
+///
+/// # Errors
+/// [`RuntimeError::NoSchedule`] where it spills registers; those of NVRTC; those of making the program.
+pub fn compile_under(
+    plan: &Plan,
+    region: &Region,
+    schedule: &Schedule,
+    target: &Target,
+    nvrtc: &Nvrtc,
+    cache: &KernelCache,
+) -> Result<CompiledKernel, RuntimeError> {
+    let compiled = compile(source(plan, region, target, *schedule)?, target, nvrtc, cache)?;
+    match spills(&compiled) {
+        None => Ok(compiled),
+        Some(spilled) => Err(none_fits(region, target, vec![spilled])),
+    }
+}
+
+/// Why a kernel is not taken, where its registers spill.
+fn spills(compiled: &CompiledKernel) -> Option<Rejected> {
+    let Resources {
+        registers, spill_bytes, ..
+    } = compiled.resources;
+    let schedule = compiled.schedule;
+    (spill_bytes > 0).then(|| {
+        tracing::debug!(%schedule, registers, spill_bytes, "spills");
+        let reason = format!("{registers} registers, {spill_bytes} bytes spilled");
+        Rejected { schedule, reason }
+    })
 }
 
 fn none_fits(region: &Region, target: &Target, rejected: Vec<Rejected>) -> RuntimeError {
@@ -265,78 +292,14 @@ fn choice_key(plan: &Plan, region: &Region, target: &Target, dims: &Dims, nvrtc:
     )
 }
 
-fn print_schedule(schedule: &Schedule) -> String {
-    let Schedule {
-        block_m,
-        block_n,
-        block_k,
-        warps_m,
-        warps_n,
-        warps_k,
-        transposed,
-        stages,
-    } = *schedule;
-    let transposed = u8::from(transposed);
-    format!("{block_m} {block_n} {block_k} {warps_m} {warps_n} {warps_k} {transposed} {stages}")
-}
-
 fn parse_schedule(bytes: &[u8]) -> Option<Schedule> {
-    let text = std::str::from_utf8(bytes).ok()?;
-    let numbers: Vec<usize> = text.split(' ').map(str::parse).collect::<Result<_, _>>().ok()?;
-    let &[
-        block_m,
-        block_n,
-        block_k,
-        warps_m,
-        warps_n,
-        warps_k,
-        transposed @ (0 | 1),
-        stages,
-    ] = numbers.as_slice()
-    else {
-        return None;
-    };
-    Some(Schedule {
-        block_m,
-        block_n,
-        block_k,
-        warps_m,
-        warps_n,
-        warps_k,
-        transposed: transposed == 1,
-        stages,
-    })
+    std::str::from_utf8(bytes).ok()?.parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use mlafuse_ir::target::Arch;
-
-    #[test]
-    fn schedules_are_remembered_exactly() {
-        let schedule = Schedule {
-            block_m: 64,
-            block_n: 32,
-            block_k: 0,
-            warps_m: 2,
-            warps_n: 4,
-            warps_k: 8,
-            transposed: true,
-            stages: 3,
-        };
-        assert_eq!(parse_schedule(print_schedule(&schedule).as_bytes()), Some(schedule));
-        for damaged in [
-            "",
-            "64 32 0 2 4 3",
-            "64 32 0 2 4 8 1 3 1",
-            "64 32 0 2 4 8 2 3",
-            "64 32 0 2 4 8 1 x",
-            "64 32 0 2 4 8 1 -3",
-        ] {
-            assert_eq!(parse_schedule(damaged.as_bytes()), None, "{damaged}");
-        }
-    }
 
     #[test]
     fn every_refusal_is_listed() {

@@ -1,14 +1,20 @@
 //! The processor as a device.
 
-use mlafuse_codegen::build::{build, cpu_schedule};
+use mlafuse_codegen::build::{CpuLimits, build, cpu_candidates, cpu_schedule};
+use mlafuse_codegen::schedule::Schedule;
 use mlafuse_cpu::{CpuBuffer, CpuKernel, Level};
 use mlafuse_ir::plan::{Plan, Region};
 use mlafuse_ir::size::Dims;
 use mlafuse_ir::target::Target;
 use ptxsim::machine::Statistics;
 
-use crate::device::{Parts, Prepared};
-use crate::{Buffer, Device, Kernel, RuntimeError, cpu_level};
+use crate::device::{Identity, Parts, Prepared};
+use crate::{Buffer, Device, Kernel, RuntimeError, cpu_level, processor};
+
+/// Bytes of scratch a thread beyond which a schedule that somebody suggests is refused: many times what a core's cache holds.
+const MOST_SCRATCH: usize = 64 << 20;
+/// A core's own cache, where the system does not tell.
+const USUAL_CACHE: usize = 1 << 20;
 
 /// This machine's processor, with the instructions of one level. Kernels run on the current rayon pool.
 pub(crate) struct Cpu {
@@ -64,6 +70,42 @@ impl Device for Cpu {
             program,
             kernel,
         })
+    }
+
+    fn prepare_with(&self, plan: &Plan, region: &Region, schedule: &Schedule) -> Result<Prepared, RuntimeError> {
+        let program = build(plan, region, schedule)?;
+        let kernel = CpuKernel::prepare(&program, self.level)?;
+        let found = kernel.scratch_bytes();
+        if found > MOST_SCRATCH {
+            return Err(RuntimeError::Scratch {
+                kernel: region.name.clone(),
+                schedule: *schedule,
+                found,
+                allowed: MOST_SCRATCH,
+            });
+        }
+        Ok(Prepared {
+            schedule: *schedule,
+            program,
+            kernel: Box::new(kernel),
+        })
+    }
+
+    fn candidates(&self, plan: &Plan, region: &Region, dims: &Dims) -> Result<Vec<Schedule>, RuntimeError> {
+        let limits = CpuLimits {
+            threads: rayon::current_num_threads(),
+            cache_bytes: processor::core_cache_bytes().unwrap_or(USUAL_CACHE),
+        };
+        Ok(cpu_candidates(plan, region, dims, &limits)?)
+    }
+
+    fn identity(&self) -> Identity {
+        Identity {
+            device: "cpu".to_string(),
+            part: processor::model().unwrap_or_else(|| std::env::consts::ARCH.to_string()),
+            instructions: self.level.to_string(),
+            threads: rayon::current_num_threads(),
+        }
     }
 }
 

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use mlafuse_codegen::schedule::Schedule;
-use mlafuse_codegen::tile::TileProgram;
+use mlafuse_codegen::tile::{ParamKind, TileProgram};
 use mlafuse_cpu::CpuBuffer;
-use mlafuse_ir::plan::{Plan, Region};
+use mlafuse_ir::plan::{BufferId, Plan, Region};
 use mlafuse_ir::size::Dims;
 use mlafuse_ir::target::{Arch, Target};
 use ptxsim::machine::Statistics;
@@ -84,6 +84,35 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// Where the kernel cannot be built or no schedule fits the device.
     fn prepare(&self, plan: &Plan, region: &Region, dims: &Dims) -> Result<Prepared, RuntimeError>;
+
+    /// The same, under a schedule of somebody's choice, for launches of any size. The schedule may come from anywhere: what the
+    /// device cannot run is an error.
+    ///
+    /// # Errors
+    /// Where the kernel cannot be built, or does not fit the device, under this schedule.
+    fn prepare_with(&self, plan: &Plan, region: &Region, schedule: &Schedule) -> Result<Prepared, RuntimeError>;
+
+    /// The schedules that are worth trying for launches of about the sizes in `dims`, likely ones first.
+    ///
+    /// # Errors
+    /// Where the kernel cannot be built, or no schedule fits the device.
+    fn candidates(&self, plan: &Plan, region: &Region, dims: &Dims) -> Result<Vec<Schedule>, RuntimeError>;
+
+    /// What times that are measured on it hold for.
+    fn identity(&self) -> Identity;
+}
+
+/// What a measured time holds for: it tells nothing of machines that differ in any of it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Identity {
+    /// The kind of device: `cpu`, `sim`, `cuda`.
+    pub device: String,
+    /// The processor's or GPU's model.
+    pub part: String,
+    /// The instructions that kernels use: a level of the processor, an architecture.
+    pub instructions: String,
+    /// Threads of the processor that blocks run on; 0 where they run on a GPU.
+    pub threads: usize,
 }
 
 /// A device whose memory can be divided.
@@ -104,6 +133,30 @@ pub struct Prepared {
     pub program: TileProgram,
     /// What can be launched.
     pub kernel: Box<dyn Kernel>,
+}
+
+impl Prepared {
+    /// The buffers of `plan` that a launch takes, in order: those that the tensor parameters stand for. Lifetimes follow from
+    /// what the region says it uses, so a program may use nothing else.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Parameter`].
+    pub fn buffers(&self, plan: &Plan, region: &Region) -> Result<Vec<BufferId>, RuntimeError> {
+        let mut buffers = Vec::new();
+        for param in &self.program.params {
+            if let ParamKind::Tensor { buffer, .. } = param.kind {
+                let used = region.reads.contains(&buffer) || region.writes.contains(&buffer);
+                if !used || buffer.0 >= plan.buffers.len() {
+                    return Err(RuntimeError::Parameter {
+                        kernel: self.program.name.clone(),
+                        param: param.name.clone(),
+                    });
+                }
+                buffers.push(buffer);
+            }
+        }
+        Ok(buffers)
+    }
 }
 
 /// A program that a device can launch.

@@ -2,6 +2,7 @@
 
 use mlafuse_codegen::build::BuildError;
 use mlafuse_codegen::lower::LowerError;
+use mlafuse_codegen::schedule::Schedule;
 use mlafuse_codegen::tile::LaunchError;
 use mlafuse_cpu::CpuError;
 use mlafuse_ir::target::Arch;
@@ -92,6 +93,18 @@ pub enum RuntimeError {
         kernel: String,
         /// The parameter.
         param: String,
+    },
+    /// A schedule that somebody suggested, of tiles far beyond a core's caches.
+    #[error("kernel {kernel} under {schedule}: {found} bytes of scratch a thread, allowed: {allowed}")]
+    Scratch {
+        /// The kernel.
+        kernel: String,
+        /// The schedule.
+        schedule: Schedule,
+        /// What it takes.
+        found: usize,
+        /// The most.
+        allowed: usize,
     },
     /// No tile program.
     #[error(transparent)]

@@ -7,12 +7,12 @@ use std::time::Instant;
 
 use mlafuse_codegen::build::splits_of_equals;
 use mlafuse_codegen::schedule::Schedule;
-use mlafuse_codegen::tile::{ParamKind, TileProgram};
 use mlafuse_ir::plan::{self, BufferId, BufferRole, Plan, Region, RegionKind, SizeError};
 use mlafuse_ir::size::{Dims, Symbol};
 
+use crate::schedules::NoSchedules;
 use crate::temporaries::Temporaries;
-use crate::{Buffer, Device, Kernel, Prepared, RuntimeError, Statistics, with_splits};
+use crate::{Buffer, Device, Kernel, Prepared, RuntimeError, Schedules, Statistics, with_splits};
 
 /// The time one launch took.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,21 +61,34 @@ impl Executable {
     /// # Errors
     /// Where a kernel cannot be built or does not fit the device.
     pub fn new(device: Arc<dyn Device>, plan: Plan, hint: &Dims) -> Result<Executable, RuntimeError> {
+        Executable::with_schedules(device, plan, hint, &NoSchedules)
+    }
+
+    /// The same, with each kernel under the schedule that `schedules` suggests for it, where it does and the device can run it.
+    ///
+    /// # Errors
+    /// As [`Executable::new`]; a schedule that cannot be used is no error, but a warning.
+    pub fn with_schedules(
+        device: Arc<dyn Device>,
+        plan: Plan,
+        hint: &Dims,
+        schedules: &dyn Schedules,
+    ) -> Result<Executable, RuntimeError> {
         let _span = tracing::info_span!("build", plan = %plan.graph.name, kernels = plan.kernels.len()).entered();
-        let prepared = in_parallel(&plan.kernels, |region| device.prepare(&plan, region, hint));
+        let prepared = in_parallel(&plan.kernels, |region| {
+            prepare(device.as_ref(), &plan, region, hint, schedules)
+        });
         let mut steps = Vec::with_capacity(plan.kernels.len());
         for (region, prepared) in plan.kernels.iter().zip(prepared) {
-            let Prepared {
-                schedule,
-                program,
-                kernel,
-            } = prepared?;
+            let prepared = prepared?;
+            let buffers = prepared.buffers(&plan, region)?;
+            let Prepared { schedule, kernel, .. } = prepared;
             tracing::debug!(kernel = %region.name, %schedule, "built");
             steps.push(Step {
                 name: region.name.clone(),
                 schedule,
                 kernel,
-                buffers: tensors(&plan, region, &program)?,
+                buffers,
             });
         }
         Ok(Executable {
@@ -255,23 +268,24 @@ fn in_parallel<T: Sync, R: Send>(items: &[T], f: impl Fn(&T) -> R + Sync) -> Vec
     results.into_iter().map(|(_, result)| result).collect()
 }
 
-/// The plan's buffers that a program's tensor parameters stand for. Lifetimes follow from what the region says it uses, so a
-/// program may use nothing else.
-fn tensors(plan: &Plan, region: &Region, program: &TileProgram) -> Result<Vec<BufferId>, RuntimeError> {
-    let mut buffers = Vec::new();
-    for param in &program.params {
-        if let ParamKind::Tensor { buffer, .. } = param.kind {
-            let used = region.reads.contains(&buffer) || region.writes.contains(&buffer);
-            if !used || buffer.0 >= plan.buffers.len() {
-                return Err(RuntimeError::Parameter {
-                    kernel: program.name.clone(),
-                    param: param.name.clone(),
-                });
+/// Under the schedule that is suggested, where that can be used. What is suggested may come from a file that anybody wrote:
+/// it costs a warning, never the kernel.
+fn prepare(
+    device: &dyn Device,
+    plan: &Plan,
+    region: &Region,
+    hint: &Dims,
+    schedules: &dyn Schedules,
+) -> Result<Prepared, RuntimeError> {
+    if let Some(schedule) = schedules.suggest(device, plan, region, hint) {
+        match device.prepare_with(plan, region, &schedule) {
+            Ok(prepared) => return Ok(prepared),
+            Err(error) => {
+                tracing::warn!(kernel = %region.name, %schedule, "the suggested schedule cannot be used: {error}");
             }
-            buffers.push(buffer);
         }
     }
-    Ok(buffers)
+    device.prepare(plan, region, hint)
 }
 
 #[cfg(test)]
@@ -329,6 +343,38 @@ mod tests {
                 .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
                 .collect();
             assert_eq!(found, values);
+        }
+    }
+
+    /// Suggests one schedule for every kernel.
+    struct Fixed(&'static str);
+
+    impl Schedules for Fixed {
+        fn suggest(&self, _: &dyn Device, _: &Plan, _: &Region, _: &Dims) -> Option<Schedule> {
+            self.0.parse().ok()
+        }
+    }
+
+    #[test]
+    fn suggestions_are_taken_where_the_device_can_run_them() {
+        let built = |text: &'static str| {
+            let plan = unfused(&parse(SCALE_TWICE).unwrap()).unwrap();
+            let hint = Dims::new().with(Symbol::T, 2);
+            let device = open(DeviceSpec::Cpu).unwrap();
+            Executable::with_schedules(device, plan, &hint, &Fixed(text)).unwrap()
+        };
+        let schedules = |executable: &Executable| -> Vec<String> {
+            let each = executable.schedules();
+            each.map(|(_, schedule)| schedule.to_string()).collect()
+        };
+        let mine = "block 1x3, warps 1x1, stages 1";
+        assert_eq!(schedules(&built(mine)), [mine; 2]);
+        // Gigabytes of scratch, and sizes beyond counting.
+        for unusable in [
+            "block 1000000x1000, warps 1x1, stages 1",
+            "block 99999999999x1, warps 1x1, stages 1",
+        ] {
+            assert_eq!(schedules(&built(unusable)), schedules(&executable()), "{unusable}");
         }
     }
 

@@ -45,6 +45,11 @@ pub fn data_folder() -> Result<PathBuf, FolderError> {
     })
 }
 
+/// What `MLAFUSE_TUNING` says of the tuning records that launches use: a file, or `off`.
+pub fn tuning_choice() -> Option<OsString> {
+    variable("MLAFUSE_TUNING")
+}
+
 /// An environment variable; an empty one counts as unset, as the XDG specification says.
 pub(crate) fn variable(name: &str) -> Option<OsString> {
     env::var_os(name).filter(|value| !value.is_empty())

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use mlafuse_codegen::build::candidates;
+use mlafuse_codegen::schedule::Schedule;
 use mlafuse_codegen::tile::{self, Arg, TileProgram};
 use mlafuse_ir::plan::{Plan, Region};
 use mlafuse_ir::size::Dims;
@@ -10,9 +12,10 @@ use mlafuse_ir::target::{Arch, Target};
 use ptxsim::machine::{self, Access, Checks, Contents, LaunchConfig, Memory, Options, Outcome, Statistics};
 
 use crate::cache::KernelCache;
-use crate::device::Prepared;
+use crate::compile::MOST_TRIED;
+use crate::device::{Identity, Prepared};
 use crate::nvrtc::Nvrtc;
-use crate::{Buffer, CompiledKernel, Device, Kernel, RuntimeError, compile_region};
+use crate::{Buffer, CompiledKernel, Device, Kernel, RuntimeError, compile_region, compile_under};
 
 /// A GPU of one architecture. Kernels run on as many threads as the current rayon pool has, one launch at a time.
 pub(crate) struct Sim {
@@ -81,7 +84,39 @@ impl Device for Sim {
     }
 
     fn prepare(&self, plan: &Plan, region: &Region, dims: &Dims) -> Result<Prepared, RuntimeError> {
-        let compiled = compile_region(plan, region, &self.target, dims, &self.nvrtc, &self.cache)?;
+        self.decoded(compile_region(
+            plan,
+            region,
+            &self.target,
+            dims,
+            &self.nvrtc,
+            &self.cache,
+        )?)
+    }
+
+    fn prepare_with(&self, plan: &Plan, region: &Region, schedule: &Schedule) -> Result<Prepared, RuntimeError> {
+        let (target, nvrtc, cache) = (&self.target, &self.nvrtc, &self.cache);
+        self.decoded(compile_under(plan, region, schedule, target, nvrtc, cache)?)
+    }
+
+    fn candidates(&self, plan: &Plan, region: &Region, dims: &Dims) -> Result<Vec<Schedule>, RuntimeError> {
+        let mut found = candidates(plan, region, &self.target, dims)?;
+        found.truncate(MOST_TRIED);
+        Ok(found)
+    }
+
+    fn identity(&self) -> Identity {
+        Identity {
+            device: "sim".to_string(),
+            part: self.target.name.to_string(),
+            instructions: self.target.arch.to_string(),
+            threads: 0,
+        }
+    }
+}
+
+impl Sim {
+    fn decoded(&self, compiled: CompiledKernel) -> Result<Prepared, RuntimeError> {
         let kernel = Box::new(SimKernel {
             arch: self.target.arch,
             kernel: decode(&compiled, self.target.arch)?,

@@ -85,7 +85,8 @@ pub fn with_splits(dims: &Dims, device: &dyn Device) -> Dims {
     }
 }
 
-fn few_tokens(dims: &Dims) -> bool {
+/// Whether a launch of these sizes is of a few new tokens a sequence: decode, and not a long prefill.
+pub fn few_tokens(dims: &Dims) -> bool {
     dims.get(Symbol::T).is_some_and(|new| new < LONG)
 }
 

@@ -18,6 +18,7 @@ const fn layer(name: &'static str, on: &'static [&'static str]) -> Layer {
 
 const ALL: &[&str] = &[
     "mlafuse",
+    "mlafuse-tune",
     "mlafuse-profile",
     "mlafuse-runtime",
     "mlafuse-cpu",
@@ -43,6 +44,17 @@ const LAYERS: &[Layer] = &[
     layer("mlafuse-benches", ALL),
     layer(
         "mlafuse",
+        &[
+            "mlafuse-tune",
+            "mlafuse-profile",
+            "mlafuse-runtime",
+            "mlafuse-codegen",
+            "mlafuse-ir",
+            "mlafuse-tensor",
+        ],
+    ),
+    layer(
+        "mlafuse-tune",
         &[
             "mlafuse-profile",
             "mlafuse-runtime",

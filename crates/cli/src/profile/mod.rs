@@ -15,6 +15,7 @@ use mlafuse_ir::size::{Dims, Symbol};
 use mlafuse_profile::{Options, Plans, chrome_trace, kernel_work, profile};
 use mlafuse_runtime::{open, with_splits};
 use mlafuse_tensor::write_file_atomic;
+use mlafuse_tune::Records;
 use std::path::PathBuf;
 
 /// Which layer, for which launches, on what.
@@ -58,7 +59,8 @@ Examples:
   mlafuse profile --model heads=8,d_model=512,d_latent=128,d_q_latent=256 --phase prefill \\
       --kv-len 256 --format json
 
-Weights, new tokens and the cache are random: what is measured does not depend on them.
+Weights, new tokens and the cache are random: what is measured does not depend on them. Kernels run
+under the schedules of tuning records, as in any launch (`mlafuse tune`; MLAFUSE_TUNING=off: none).
 
 bytes       On the CPU counted from the plan: each input and output once, of the cache the rows
             in use. On the simulator measured: DRAM sectors that the kernel read or wrote, each
@@ -102,7 +104,8 @@ pub fn run(args: &Args) -> Result<Report> {
         dtype,
         splits: args.splits,
     };
-    let profile = profile(&device, plans, &dims, options, &|runs| progress.step_of(runs))?;
+    let (records, step) = (Records::of_user(), |runs| progress.step_of(runs));
+    let profile = profile(&device, plans, &records, &dims, options, &step)?;
     drop(progress);
     if let Some(file) = &args.trace {
         let trace = format!("{:#}\n", chrome_trace(&profile));

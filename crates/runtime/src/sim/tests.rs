@@ -54,6 +54,26 @@ fn kernels_compute_and_are_counted() {
 }
 
 #[test]
+fn a_schedule_of_ones_choice_is_compiled_or_refused() {
+    let Some(device) = device() else { return };
+    let plan = unfused(&parse(SCALE_TWICE).unwrap()).unwrap();
+    let region = plan.kernel("scale_a").unwrap();
+    let found = device.candidates(&plan, region, &rows(64)).unwrap();
+    let (first, last) = (found[0], found[found.len() - 1]);
+    assert_ne!(first, last);
+    for schedule in [first, last] {
+        let prepared = device.prepare_with(&plan, region, &schedule).unwrap();
+        assert_eq!(prepared.schedule, schedule);
+        let buffers = ["x", "a"].map(|name| device.alloc(name, 32).unwrap());
+        device.write(&buffers[0], 0, &[0; 32]).unwrap();
+        assert_eq!(prepared.buffers(&plan, region).unwrap().len(), 2);
+        prepared.kernel.launch(&rows(2), &buffers.each_ref()).unwrap();
+    }
+    let unusable = "block 3x5, warps 2x1, stages 1".parse().unwrap();
+    assert!(device.prepare_with(&plan, region, &unusable).is_err());
+}
+
+#[test]
 fn a_launch_without_blocks_does_nothing() {
     let Some(device) = device() else { return };
     let inputs = BTreeMap::from([("x".to_string(), device.alloc("x", 0).unwrap())]);
