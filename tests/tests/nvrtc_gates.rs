@@ -2,7 +2,7 @@
 //! more shared memory than a block may have, and PTX that ptxsim reads. Needs NVRTC, and no GPU.
 
 use mlafuse::{PlanKind, launch_dims, machine, plan_for};
-use mlafuse_codegen::build::{build, cpu_schedule};
+use mlafuse_codegen::build::{Processor, build, cpu_schedule};
 use mlafuse_ir::config::MlaConfig;
 use mlafuse_ir::layer::{LayerOptions, build_layer};
 use mlafuse_ir::plan::{Plan, Region, RegionKind};
@@ -71,7 +71,7 @@ fn jobs(model: Model, kind: PlanKind, dims: &Dims, archs: &[Arch], wanted: fn(&R
 /// plans share kernels.
 fn distinct(jobs: Vec<Job>) -> Vec<Job> {
     let text = |job: &Job| {
-        let schedule = cpu_schedule(&job.plan, &job.region, &job.dims).expect("a schedule");
+        let schedule = cpu_schedule(&job.plan, &job.region, &Processor::PLAIN, &job.dims).expect("a schedule");
         let program = build(&job.plan, &job.region, &schedule).expect("a program");
         format!("{} {:?}\n{program}", job.target.arch, job.dims)
     };

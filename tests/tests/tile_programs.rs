@@ -4,7 +4,7 @@
 //! Memory that no program may read, unused cache rows and everything a kernel has not written, is NaN; block-table
 //! entries past a sequence's end are garbage; pages are shuffled and padded.
 
-use mlafuse_codegen::build::{CpuLimits, build, candidates, cpu_candidates, cpu_schedule};
+use mlafuse_codegen::build::{Processor, build, candidates, cpu_candidates, cpu_schedule};
 use mlafuse_codegen::schedule::Schedule;
 use mlafuse_codegen::tile::{ParamKind, TileProgram};
 use mlafuse_cpu::{CpuBuffer, CpuKernel, Level};
@@ -293,14 +293,18 @@ enum Source {
     Any,
 }
 
+fn processor(random: &mut Random) -> Processor {
+    Processor {
+        threads: random.pick(&[1, 2, 64]),
+        second_level: random.pick(&[256 << 10, 1 << 20, 2 << 20]),
+        streams_bf16: random.pick(&[true, false]),
+    }
+}
+
 fn schedule(plan: &Plan, region: &Region, batch: &Batch, source: Source, random: &mut Random) -> Schedule {
     match source {
         Source::Cpu => {
-            let limits = CpuLimits {
-                threads: 1 + random.below(4),
-                cache_bytes: 1 << 20,
-            };
-            let found = cpu_candidates(plan, region, &batch.dims, &limits).unwrap();
+            let found = cpu_candidates(plan, region, &processor(random), &batch.dims).unwrap();
             random.pick(&found)
         }
         Source::Gpu => {
@@ -662,7 +666,7 @@ proptest! {
 fn output_bits(plan: &Plan, batch: &Batch, inputs: &BTreeMap<String, Value<f64>>, level: Level) -> Vec<u64> {
     let memory = Memory::new(plan, &batch.dims, inputs);
     for region in &plan.kernels {
-        let schedule = cpu_schedule(plan, region, &batch.dims).unwrap();
+        let schedule = cpu_schedule(plan, region, &Processor::PLAIN, &batch.dims).unwrap();
         memory.launch(&build(plan, region, &schedule).unwrap(), &batch.dims, level);
     }
     let out = memory.read(plan, &batch.dims, plan.output("out").unwrap());

@@ -3,6 +3,7 @@
 use super::axes::{Plane, plane};
 use super::cost::{self, Needs, needs, seconds};
 use super::error::BuildError;
+use super::processor::{AttentionWidths, Processor};
 use super::program::ProgramBuilder;
 use super::{Product, build, contract, product};
 use crate::schedule::Schedule;
@@ -11,12 +12,17 @@ use mlafuse_ir::graph::{Op, ValueId};
 use mlafuse_ir::plan::{Plan, Region, RegionKind, UpProjectionRegion, View};
 use mlafuse_ir::size::{Dim, Dims, Size};
 use mlafuse_ir::target::Target;
+use mlafuse_tensor::DType;
+
+/// Columns that the CPU makes of an up-projection at a time.
+const UP_COLUMNS: usize = 512;
 
 /// How a region's schedules are enumerated.
 pub(super) enum Family {
     /// Rows of attention: tokens × heads.
     Attention {
         rows: usize,
+        widths: AttentionWidths,
     },
     /// New tokens of one head.
     Prefill {
@@ -164,8 +170,14 @@ pub(super) fn family(plan: &Plan, region: &Region, dims: &Dims) -> Result<Family
                 .and_then(|value| plan.view(value))
                 .ok_or_else(|| missing(attention.cache))?;
             let tokens = view.shape.get(1).map_or(1, |&dim| number(&Size::one().times(dim)));
+            let cache = &plan.graph.ty(attention.cache);
             return Ok(Family::Attention {
                 rows: tokens.saturating_mul(attention.n_heads).max(1),
+                widths: AttentionWidths {
+                    size: cache.dtype.size_bytes(),
+                    key: cache.shape.last().map_or(0, |&dim| number(&Size::one().times(dim))),
+                    value: attention.values.len(),
+                },
             });
         }
         RegionKind::Prefill(prefill) => {
@@ -266,7 +278,7 @@ fn known(size: &Size, dims: &Dims) -> Dims {
 
 fn gpu_schedules(family: &Family) -> Vec<Schedule> {
     match *family {
-        Family::Attention { rows } => attention_schedules(&[16, 32, 64], rows),
+        Family::Attention { rows, .. } => attention_schedules(&[16, 32, 64], rows),
         Family::Prefill { tokens } => attention_schedules(&[16, 32, 64, 128], tokens),
         Family::Contraction { m, n, k } => contraction_schedules([m, n, k], true),
         Family::UpProjection { m, n, k } => contraction_schedules([m, n, k], false),
@@ -406,22 +418,37 @@ fn row_schedules(rows: usize, widths: impl IntoIterator<Item = usize>) -> Vec<Sc
     found
 }
 
-/// The schedule for the CPU: tiles that stay in a core's caches, no larger than the region.
+/// The type of the second operand of a region's first contraction; f32 where it has none.
+fn dtype(plan: &Plan, region: &Region) -> DType {
+    let operand = product(plan, region).and_then(|found| plan.graph.node(found.product).args.get(1).copied());
+    operand.map_or(DType::F32, |operand| plan.graph.ty(operand).dtype)
+}
+
+/// The schedule for a processor: tiles that stay in a core's caches, no larger than the region. A contraction's bits do not
+/// depend on it.
 ///
 /// `dims` are the launch's sizes; absent ones are taken as [`candidates`] does.
 ///
 /// # Errors
 /// [`BuildError::NotInMemory`] for a region that is not the plan's.
-pub fn cpu_schedule(plan: &Plan, region: &Region, dims: &Dims) -> Result<Schedule, BuildError> {
-    let (block_m, block_n, block_k) = match family(plan, region, dims)? {
-        Family::Attention { rows } => (rows.min(128), 128, 0),
+pub fn cpu_schedule(plan: &Plan, region: &Region, processor: &Processor, dims: &Dims) -> Result<Schedule, BuildError> {
+    let contraction = |sizes| processor.contraction(dtype(plan, region), sizes);
+    let [block_m, block_n, block_k] = match family(plan, region, dims)? {
+        Family::Attention { rows, widths } => {
+            let [rows, keys] = processor.attention(rows, widths);
+            [rows, keys, 0]
+        }
         // Of one height: a last block with few tokens would see as many keys as one that is full.
-        Family::Prefill { tokens } => (tokens.div_ceil(tokens.div_ceil(128)), 128, 0),
-        Family::Contraction { m, n, k } | Family::UpProjection { m, n, k } => (m.min(64), n.min(64), k.min(256)),
-        // Every block of columns puts its rows together anew.
-        Family::Projection { m, n, k } => (m.min(64), n.min(256), k.min(128)),
-        Family::Rows { rows, cols } => (rows.min(16), cols.min(1024), 0),
-        Family::WholeRows { rows, cols } => (rows.min(16), cols, 0),
+        Family::Prefill { tokens } => [tokens.div_ceil(tokens.div_ceil(256)), 128, 0],
+        Family::Contraction { m, n, k } => contraction([m, n, k]),
+        Family::UpProjection { m, n, k } => {
+            let [block_m, _, block_k] = contraction([m, n, k]);
+            [block_m, n.min(UP_COLUMNS), block_k]
+        }
+        // Every block of columns puts its rows together anew, and every piece of the depth asks each split for its weight.
+        Family::Projection { m, n, k } => [m.min(64), n.min(256), k.min(512)],
+        Family::Rows { rows, cols } => [rows.min(16), cols.min(1024), 0],
+        Family::WholeRows { rows, cols } => [rows.min(16), cols, 0],
     };
     Ok(Schedule {
         block_m,

@@ -295,6 +295,7 @@ impl Walk<'_> {
             }
             Stmt::Fill { dst, .. } | Stmt::Map { dst, .. } => work.elementwise += times * self.elements(*dst),
             Stmt::Reduce { src, .. } => work.elementwise += 2.0 * times * self.elements(*src),
+            Stmt::Softmax(step) => self.body(&step.expansion(), times, work),
             Stmt::Rotate { dst, .. } => work.elementwise += 4.0 * times * self.elements(*dst),
         }
     }

@@ -5,20 +5,12 @@
 
 use super::candidates::{Family, cpu_schedule, family};
 use super::cost::blocks;
+use super::processor::Processor;
 use super::{BuildError, build};
 use crate::schedule::Schedule;
 use crate::tile::TileProgram;
 use mlafuse_ir::plan::{Plan, Region};
 use mlafuse_ir::size::Dims;
-
-/// What of a processor bears on its schedules.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CpuLimits {
-    /// Threads that blocks run on.
-    pub threads: usize,
-    /// Bytes of the cache that a core has for itself.
-    pub cache_bytes: usize,
-}
 
 /// Most schedules of a region: more would take longer to measure than they can bring.
 const MOST: usize = 32;
@@ -35,10 +27,10 @@ const MOST_WASTE: f64 = 1.3;
 pub fn cpu_candidates(
     plan: &Plan,
     region: &Region,
+    processor: &Processor,
     dims: &Dims,
-    limits: &CpuLimits,
 ) -> Result<Vec<Schedule>, BuildError> {
-    let default = cpu_schedule(plan, region, dims)?;
+    let default = cpu_schedule(plan, region, processor, dims)?;
     let family = family(plan, region, dims)?;
     let mut found = Vec::new();
     for blocks in blockings(&family) {
@@ -47,8 +39,8 @@ pub fn cpu_candidates(
             continue;
         }
         let program = build(plan, region, &schedule)?;
-        if scratch_bytes(&program) <= limits.cache_bytes {
-            found.push((schedule, waste(&family, &program, &schedule, dims, limits)));
+        if scratch_bytes(&program) <= processor.second_level {
+            found.push((schedule, waste(&family, &program, &schedule, dims, processor)));
         }
     }
     let least = found.iter().map(|&(_, waste)| waste).fold(f64::INFINITY, f64::min);
@@ -79,7 +71,7 @@ fn with_blocks(default: Schedule, [block_m, block_n, block_k]: [usize; 3]) -> Sc
 fn blockings(family: &Family) -> Vec<[usize; 3]> {
     let up_to = |sizes: &[usize], extent: usize| sizes.iter().map(|&size| size.min(extent).max(1)).collect::<Vec<_>>();
     let [heights, widths, depths] = match *family {
-        Family::Attention { rows } => [
+        Family::Attention { rows, .. } => [
             up_to(&[16, 32, 64, 128, 256], rows),
             vec![32, 64, 128, 256, 512, 1024],
             vec![0],
@@ -125,17 +117,17 @@ fn scratch_bytes(program: &TileProgram) -> usize {
 }
 
 /// How many times what is needed is computed or waited for: padding of the last blocks, and threads without one.
-fn waste(family: &Family, program: &TileProgram, schedule: &Schedule, dims: &Dims, limits: &CpuLimits) -> f64 {
+fn waste(family: &Family, program: &TileProgram, schedule: &Schedule, dims: &Dims, processor: &Processor) -> f64 {
     let padded = |extent: usize, block: usize| (extent.div_ceil(block) * block) as f64 / extent as f64;
     let padding = match *family {
-        Family::Attention { rows } => padded(rows, schedule.block_m),
+        Family::Attention { rows, .. } => padded(rows, schedule.block_m),
         Family::Prefill { tokens } => padded(tokens, schedule.block_m),
         Family::Contraction { m, n, .. } | Family::UpProjection { m, n, .. } | Family::Projection { m, n, .. } => {
             padded(m, schedule.block_m) * padded(n, schedule.block_n)
         }
         Family::Rows { rows, .. } | Family::WholeRows { rows, .. } => padded(rows, schedule.block_m),
     };
-    let threads = limits.threads.max(1);
+    let threads = processor.threads.max(1);
     let blocks = blocks(program, schedule, threads, dims);
     padding * padded(blocks.max(1), threads)
 }

@@ -20,6 +20,7 @@ mod new_rows;
 mod online_softmax;
 mod operand;
 mod prefill;
+mod processor;
 mod program;
 mod projection;
 mod rms_norm;
@@ -30,8 +31,9 @@ mod up_projection;
 
 pub use candidates::{candidates, cpu_schedule, least_seconds};
 pub use cost::modelled_seconds;
-pub use cpu_candidates::{CpuLimits, cpu_candidates};
+pub use cpu_candidates::cpu_candidates;
 pub use error::BuildError;
+pub use processor::Processor;
 pub use splits::{UNBALANCED, splits_of_equals};
 
 use crate::schedule::Schedule;

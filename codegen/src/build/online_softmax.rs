@@ -2,7 +2,7 @@
 //! sum and the weighted values so far (FlashAttention, arXiv 2205.14135). In base 2, with log2(e) in the scale.
 
 use super::program::ProgramBuilder;
-use crate::tile::{BLayout, Columns, Expr, ReduceOp, Stmt, TileId};
+use crate::tile::{BLayout, Columns, Expr, Softmax, Stmt, TileId};
 use mlafuse_tensor::DType;
 use std::f32::consts::{LN_2, LOG2_E};
 
@@ -85,9 +85,18 @@ impl OnlineSoftmax {
             partial_sum,
             ..
         } = *self;
-        let score = Expr::from(scores);
-        let key = (tile.first + Expr::Col).to_float();
-        let scale = scale as f32 * LOG2_E;
+        let step = Softmax {
+            scores,
+            scale: scale as f32 * LOG2_E,
+            first: tile.first,
+            visible,
+            max,
+            sum: partial_sum,
+            decay,
+            weights,
+            max_before,
+            base,
+        };
         vec![
             Stmt::Fill {
                 dst: scores,
@@ -101,44 +110,7 @@ impl OnlineSoftmax {
                 layout: BLayout::Nk,
                 b_cols: 0..tile.key_cols,
             },
-            Stmt::Map {
-                dst: scores,
-                value: key.lt(visible).select(score.clone() * scale, f32::NEG_INFINITY),
-            },
-            Stmt::Map {
-                dst: max_before,
-                value: max.into(),
-            },
-            Stmt::Reduce {
-                op: ReduceOp::Max,
-                dst: max,
-                src: scores,
-            },
-            Stmt::Map {
-                dst: base,
-                value: Expr::from(max).equals(f32::NEG_INFINITY).select(0.0f32, max),
-            },
-            Stmt::Map {
-                dst: decay,
-                value: (Expr::from(max_before) - base).exp2(),
-            },
-            Stmt::Map {
-                dst: scores,
-                value: (score - base).exp2(),
-            },
-            Stmt::Map {
-                dst: partial_sum,
-                value: Expr::from(partial_sum) * decay,
-            },
-            Stmt::Reduce {
-                op: ReduceOp::Sum,
-                dst: partial_sum,
-                src: scores,
-            },
-            Stmt::Stage {
-                dst: weights,
-                src: scores,
-            },
+            Stmt::Softmax(Box::new(step)),
             Stmt::Map {
                 dst: out,
                 value: Expr::from(out) * decay,

@@ -75,9 +75,9 @@ fn candidates_lower_on_every_part() {
 
 #[test]
 fn candidates_of_the_processor_begin_with_its_own_and_stay_in_its_cache() {
-    let limits = CpuLimits {
+    let processor = Processor {
         threads: 2,
-        cache_bytes: 1 << 20,
+        ..Processor::PLAIN
     };
     let bytes = |program: &TileProgram| -> usize {
         let tiles = program.tiles.iter();
@@ -88,8 +88,9 @@ fn candidates_of_the_processor_begin_with_its_own_and_stay_in_its_cache() {
         let unabsorbed = prefill(config, DType::BF16, page_size);
         for plan in [fused(&graph), unfused(&graph), fused(&unabsorbed)].map(Result::unwrap) {
             for region in &plan.kernels {
-                let found = cpu_candidates(&plan, region, &typical(), &limits).unwrap();
-                assert_eq!(found.first(), Some(&cpu_schedule(&plan, region, &typical()).unwrap()));
+                let found = cpu_candidates(&plan, region, &processor, &typical()).unwrap();
+                let default = cpu_schedule(&plan, region, &processor, &typical()).unwrap();
+                assert_eq!(found.first(), Some(&default));
                 assert!(found.len() <= 32, "{}: {}", region.name, found.len());
                 let mut distinct = found.clone();
                 distinct.sort();
@@ -98,7 +99,7 @@ fn candidates_of_the_processor_begin_with_its_own_and_stay_in_its_cache() {
                 for schedule in &found[1..] {
                     let program = build(&plan, region, schedule).unwrap();
                     verify(&program).unwrap();
-                    assert!(bytes(&program) <= limits.cache_bytes, "{}: {schedule}", region.name);
+                    assert!(bytes(&program) <= processor.second_level, "{}: {schedule}", region.name);
                 }
             }
         }
@@ -112,8 +113,12 @@ fn candidates_of_the_processor_neither_pad_nor_idle() {
     let dims = typical().with(Symbol::B, 1);
     let region = plan.kernels.last().unwrap();
     let of = |threads| {
-        let cache_bytes = 2 << 20;
-        cpu_candidates(&plan, region, &dims, &CpuLimits { threads, cache_bytes }).unwrap()
+        let processor = Processor {
+            threads,
+            second_level: 2 << 20,
+            ..Processor::PLAIN
+        };
+        cpu_candidates(&plan, region, &processor, &dims).unwrap()
     };
     let (few, many) = (of(2), of(64));
     assert!(
@@ -236,7 +241,7 @@ fn attention_pads_only_what_tensor_cores_need() {
 fn offsets_that_grow_with_the_batch_are_wide() {
     let plan = unfused(&decode(DEEPSEEK_V3, DType::BF16, 64)).unwrap();
     for region in &plan.kernels {
-        let schedule = cpu_schedule(&plan, region, &typical()).unwrap();
+        let schedule = cpu_schedule(&plan, region, &Processor::PLAIN, &typical()).unwrap();
         let program = build(&plan, region, &schedule).unwrap();
         let mut offsets = Vec::new();
         collect_offsets(&program.body, &mut offsets);

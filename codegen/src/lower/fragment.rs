@@ -58,6 +58,7 @@ pub(super) fn needs_exchange(program: &TileProgram, schedule: &Schedule) -> bool
         body.iter().any(|stmt| match stmt {
             tile::Stmt::Reduce { op, dst, .. } => *op == ReduceOp::Max || program.tile(*dst).form == Form::RowVector,
             tile::Stmt::Finish { dst, .. } => program.tile(*dst).form == Form::RowVector,
+            tile::Stmt::Softmax(step) => exchanges(program, &step.expansion()),
             tile::Stmt::For { body, .. } | tile::Stmt::If { body, .. } => exchanges(program, body),
             _ => false,
         })

@@ -221,6 +221,7 @@ impl Cx<'_> {
                 };
                 items.extend(ops.into_iter().map(Item::Op));
             }
+            Stmt::Softmax(step) => self.body(&step.expansion(), items),
             Stmt::Rotate {
                 dst,
                 src,

@@ -9,11 +9,13 @@
 pub(crate) mod example;
 mod expr;
 mod launch;
+mod softmax;
 mod text;
 mod verify;
 
 pub use expr::{Axis, Binary, Columns, Expr, Unary};
 pub use launch::{Arg, Launch, LaunchError};
+pub use softmax::Softmax;
 pub(crate) use text::expr_text;
 pub use text::stmt_text;
 pub use verify::{Fault, ScalarKind, TileError, verify};
@@ -336,6 +338,8 @@ pub enum Stmt {
         /// The partial.
         src: TileId,
     },
+    /// A step of an online softmax. A backend may execute its [`Softmax::expansion`] instead.
+    Softmax(Box<Softmax>),
     /// dst = src with its pairs rotated: for pair (x, y) and angle a of the same row, (x cos a - y sin a,
     /// x sin a + y cos a).
     Rotate {

@@ -8,8 +8,8 @@
 use std::fmt;
 
 use super::{
-    Access, Axis, BLayout, Binary, Columns, Expr, Form, Param, ParamId, ParamKind, ReduceOp, Rows, Space, Stmt, Tile,
-    TileId, TileProgram, Unary, VarId, View,
+    Access, Axis, BLayout, Binary, Columns, Expr, Form, Param, ParamId, ParamKind, ReduceOp, Rows, Softmax, Space,
+    Stmt, Tile, TileId, TileProgram, Unary, VarId, View,
 };
 
 /// Columns at which the parameter list is broken.
@@ -100,6 +100,7 @@ pub fn stmt_text(program: &TileProgram, stmt: &Stmt) -> String {
             format!("reduce {0} <- {op}({0}, {1})", name(dst), name(src))
         }
         Stmt::Finish { dst, src } => format!("finish {} <- {}", name(dst), name(src)),
+        Stmt::Softmax(step) => softmax_text(p, step),
         Stmt::Rotate {
             dst,
             src,
@@ -112,6 +113,15 @@ pub fn stmt_text(program: &TileProgram, stmt: &Stmt) -> String {
             format!("rotate {dst} <- {src} by cos {cos}, sin {sin}, {pairing}, d {d}")
         }
     }
+}
+
+fn softmax_text(program: &TileProgram, step: &Softmax) -> String {
+    let [scores, visible, max, sum, decay, weights, max_before, base] = step.tiles().map(|id| tile_name(program, id));
+    let (scale, first) = (step.scale, tight(program, &step.first));
+    format!(
+        "softmax {weights} <- {scores}*{scale:?}, keys {first}.. < {visible}, max {max}, sum {sum}, decay {decay}, by way of \
+         {max_before}, {base}"
+    )
 }
 
 /// An expression, on one line.

@@ -4,16 +4,17 @@ use std::ops::Range;
 
 use mlafuse_codegen::tile::{BLayout, ReduceOp};
 
-use crate::convert::{Element, bf16_row, round_row};
+use crate::convert::Element;
 use crate::error::Fault;
 use crate::expr::{At, Env, MapCode, Scalar};
-use crate::gemm::bf16::{self, Halves};
+use crate::gemm::bf16::{self, Beside, Halves, Lent, Operand, Side, Sums};
 use crate::gemm::{Acc, Matrix, Sizes, gemm};
 use crate::level::Level;
 use crate::memory::Bound;
-use crate::rows::{Rotation, reduce, rotate};
-use crate::scratch::{Packing, Slot, Work};
-use crate::view::{Transfer, load, store};
+use crate::rows::{Rotation, reduce, rotate, scale_rows, stage};
+use crate::scratch::{Borrowed, Packing, Slot, Work};
+use crate::softmax::SoftmaxStep;
+use crate::view::{Transfer, borrow, load, store};
 
 /// A compiled statement. `present` names counters of [`Work::present`]: how many leading rows of a shared tile the last
 /// load of some columns found there; what is beyond is zero.
@@ -40,11 +41,7 @@ pub(crate) enum Step {
         body: Vec<Step>,
     },
     Return,
-    Load {
-        transfer: Box<Transfer>,
-        present: Option<usize>,
-        tile: usize,
-    },
+    Load(Box<LoadStep>),
     Store(Box<Transfer>),
     Stage {
         dst: Slot,
@@ -68,7 +65,30 @@ pub(crate) enum Step {
         dst: Slot,
         src: Slot,
     },
+    /// Element (i, j) of dst times element i of `by`.
+    Scale {
+        dst: Slot,
+        by: Slot,
+    },
+    Softmax {
+        step: Box<SoftmaxStep>,
+        /// Of the weights, as those of a `Stage`'s tile.
+        present: Range<usize>,
+        tile: usize,
+    },
     Rotate(Box<Rotation>),
+}
+
+/// A compiled load.
+#[derive(Clone, Debug)]
+pub(crate) struct LoadStep {
+    pub(crate) transfer: Transfer,
+    pub(crate) present: Option<usize>,
+    pub(crate) tile: usize,
+    /// Rows may stay where they lie.
+    pub(crate) borrows: bool,
+    /// Nothing else writes the tile: it keeps what it was loaded with, from block to block.
+    pub(crate) keeps: bool,
 }
 
 /// A compiled gemm.
@@ -85,8 +105,14 @@ pub(crate) struct GemmStep {
     pub(crate) b_col: usize,
     pub(crate) a_present: Range<usize>,
     pub(crate) b_present: Range<usize>,
+    /// The tile of b where its rows may have been left in device memory.
+    pub(crate) b_borrowed: Option<usize>,
+    /// acc is zero before, whatever it holds.
+    pub(crate) fresh: bool,
     /// Of a gemm of bf16 tiles.
     pub(crate) packed: Option<PackedOperand>,
+    /// A gemm after it that multiplies by the same rows, whose packed operand is made meanwhile.
+    pub(crate) next: Option<Box<GemmStep>>,
 }
 
 /// The operand of a gemm that is packed; it stays so while its tile does not change.
@@ -95,6 +121,7 @@ pub(crate) struct PackedOperand {
     /// Index of the gemm in [`Work::packings`].
     pub(crate) product: usize,
     pub(crate) tile: usize,
+    pub(crate) side: Side,
     /// Its place in [`Work::packed`].
     pub(crate) words: Range<usize>,
 }
@@ -127,8 +154,8 @@ impl Launch<'_> {
     ) -> Result<(), Fault> {
         if self.poison {
             arena.fill(f32::NAN);
+            work.loaded.fill(None);
         }
-        work.packings.fill(None);
         work.present
             .iter_mut()
             .take(self.present)
@@ -191,19 +218,11 @@ impl Block<'_> {
                 }
             }
             Step::Return => return Ok(Flow::Ended),
-            Step::Load {
-                transfer,
-                present,
-                tile,
-            } => {
-                self.work.versions[*tile] += 1;
+            Step::Load(step) => self.load(step)?,
+            Step::Store(transfer) => {
                 let env = env(self.launch, self.block, &self.work.vars);
-                let rows = load(transfer, self.launch.level, &env, self.arena)?;
-                if let Some(counter) = *present {
-                    self.work.present[counter] = rows;
-                }
+                store(transfer, self.launch.level, &env, self.arena)?;
             }
-            Step::Store(transfer) => store(transfer, &env(self.launch, self.block, &self.work.vars), self.arena)?,
             Step::Stage {
                 dst,
                 src,
@@ -212,7 +231,7 @@ impl Block<'_> {
                 tile,
             } => {
                 self.work.versions[*tile] += 1;
-                self.stage(*dst, *src, *element);
+                stage(self.launch.level, *dst, *src, *element, self.arena);
                 self.work.present[present.clone()].fill(usize::MAX);
             }
             Step::Fill { dst, value } => {
@@ -225,6 +244,13 @@ impl Block<'_> {
             }
             Step::Reduce { op, dst, src } => reduce(self.launch.level, *op, *dst, *src, self.arena),
             Step::Copy { dst, src } => self.arena.copy_within(src.range(), dst.start),
+            Step::Scale { dst, by } => scale_rows(self.launch.level, *dst, *by, self.arena),
+            Step::Softmax { step, present, tile } => {
+                let first = self.scalar(&step.first)?;
+                self.work.versions[*tile] += 1;
+                step.run(self.launch.level, first, self.arena);
+                self.work.present[present.clone()].fill(usize::MAX);
+            }
             Step::Rotate(rotation) => rotate(rotation, self.arena),
         }
         Ok(Flow::Next)
@@ -234,30 +260,28 @@ impl Block<'_> {
         scalar.eval(&env(self.launch, self.block, &self.work.vars), At::BLOCK)
     }
 
-    fn stage(&mut self, dst: Slot, src: Slot, element: Element) {
-        // Tiles never overlap, so both borrows are there.
-        let Ok([to, from]) = self.arena.get_disjoint_mut([dst.range(), src.range()]) else {
-            return;
+    /// A tile that has what it is to be loaded with is left as it is; so is what a gemm has made of it.
+    fn load(&mut self, step: &LoadStep) -> Result<(), Fault> {
+        let env = env(self.launch, self.block, &self.work.vars);
+        let place = match step.keeps {
+            true => step.transfer.place(&env)?,
+            false => None,
         };
-        if dst.halves {
-            let to: &mut [u16] = bytemuck::cast_slice_mut(to);
-            for row in 0..src.rows {
-                let from = &from[row * src.stride..][..src.cols];
-                let to = &mut to[row * dst.stride..][..dst.stride];
-                bf16_row(self.launch.level, from, &mut to[..src.cols]);
-                to[src.cols..].fill(0);
+        let rows = match self.work.loaded[step.tile].take() {
+            Some((before, rows)) if Some(before) == place => rows,
+            _ => {
+                self.work.versions[step.tile] += 1;
+                match step.borrows {
+                    true => borrow(&step.transfer, &env, self.arena, &mut self.work.borrowed[step.tile])?,
+                    false => load(&step.transfer, self.launch.level, &env, self.arena)?,
+                }
             }
-            return;
+        };
+        self.work.loaded[step.tile] = place.map(|place| (place, rows));
+        if let Some(counter) = step.present {
+            self.work.present[counter] = rows;
         }
-        for row in 0..src.rows {
-            let from = &from[row * src.stride..][..src.cols];
-            round_row(
-                self.launch.level,
-                element,
-                from,
-                &mut to[row * dst.stride..][..src.cols],
-            );
-        }
+        Ok(())
     }
 
     fn gemm(&mut self, step: &GemmStep) -> Result<(), Fault> {
@@ -277,18 +301,24 @@ impl Block<'_> {
             depth,
             cols: a.cols,
         })?;
-        let mut sizes = Sizes {
-            m: acc.rows,
-            n: acc.cols,
-            k: depth,
+        let [m, n] = acc.shape();
+        let mut sizes = Sizes { m, n, k: depth };
+        let whole = sizes;
+        let b_rows = match self.launch.poison {
+            true => usize::MAX,
+            false => self.present(&step.b_present),
         };
         if !self.launch.poison {
             sizes.m = sizes.m.min(self.present(&step.a_present));
-            let b_rows = self.present(&step.b_present);
             match layout {
                 BLayout::Nk => sizes.n = sizes.n.min(b_rows),
                 BLayout::Kn => sizes.k = sizes.k.min(b_rows),
             }
+        }
+        let mut begin = step.fresh;
+        if step.fresh && sizes != whole {
+            self.arena[acc.range()].fill(0.0);
+            begin = false;
         }
         // a and b may be one tile, acc is another: acc's part of the arena is cut out.
         let (before, rest) = self.arena.split_at_mut(acc.start);
@@ -297,6 +327,7 @@ impl Block<'_> {
             Some(start) => &after[start..start + slot.len],
             None => &before[slot.range()],
         };
+        let transposed = acc.transposed;
         let acc = Acc {
             data: to,
             stride: acc.stride,
@@ -318,25 +349,62 @@ impl Block<'_> {
             data: &bytemuck::cast_slice(part(a))[a_col..],
             stride: a.stride,
         };
-        let b = Halves {
-            data: &bytemuck::cast_slice(part(b))[b_col..],
-            stride: b.stride,
+        let operand = |col: usize| Operand {
+            tile: Halves {
+                data: &bytemuck::cast_slice(part(b))[col..],
+                stride: b.stride,
+            },
+            lent: step
+                .b_borrowed
+                .map(|tile| lent(self.launch.tensors, &self.work.borrowed[tile], col)),
         };
-        let words = &mut self.work.packed[packed.words.clone()];
+        let b = operand(b_col);
         let packing = Packing {
             version: self.work.versions[packed.tile],
-            columns: match bf16::packed_side(level, layout) {
-                bf16::Side::A => sizes.m,
-                bf16::Side::B => sizes.n,
+            columns: match packed.side {
+                Side::A => sizes.m,
+                Side::B => sizes.n,
             },
             depth: sizes.k,
             a_col,
         };
         let before = self.work.packings[packed.product].replace(packing);
+        let next = step
+            .next
+            .as_deref()
+            .and_then(|next| Some((next, next.packed.as_ref()?)));
+        let words = bytemuck::cast_slice_mut(&mut self.work.packed);
+        // No two gemms have words in common, so both borrows are there.
+        let next_words = next.map_or(0..0, |(_, packed)| packed.words.clone());
+        let Ok([words, next_words]) = words.get_disjoint_mut([packed.words.clone(), next_words]) else {
+            return Ok(());
+        };
         if before != Some(packing) {
-            bf16::pack(level, sizes, a, b, layout, words);
+            bf16::pack(packed.side, sizes, a, b, layout, words);
         }
-        bf16::gemm(level, sizes, acc, a, b, layout, words);
+        let beside = next.and_then(|(next, packed)| {
+            let packing = Packing {
+                version: self.work.versions[packed.tile],
+                columns: next.acc.cols,
+                depth: next.depth.min(b_rows),
+                a_col: 0,
+            };
+            let before = self.work.packings[packed.product].replace(packing);
+            let beside = Beside {
+                b: operand(next.b_col),
+                n: packing.columns,
+                k: packing.depth,
+                words: next_words,
+            };
+            Some(beside).filter(|_| before != Some(packing))
+        });
+        let sums = Sums {
+            acc,
+            transposed,
+            fresh: begin,
+            beside,
+        };
+        bf16::gemm(level, sizes, sums, a, b, packed.side, words);
         Ok(())
     }
 
@@ -347,6 +415,22 @@ impl Block<'_> {
             .copied()
             .max()
             .unwrap_or(usize::MAX)
+    }
+}
+
+/// The rows that were left in device memory, from column `col` on.
+fn lent<'a>(tensors: &'a [Bound<'a>], borrowed: &'a Borrowed, col: usize) -> Lent<'a> {
+    let data: &[u16] = match tensors.get(borrowed.tensor) {
+        // Buffers are aligned, and a bf16 tensor's elements whole.
+        Some(Bound::Read(bytes)) => bytemuck::try_cast_slice(&bytes[..bytes.len() & !1]).unwrap_or_default(),
+        _ => &[],
+    };
+    Lent {
+        memory: Halves {
+            data: data.get(col..).unwrap_or_default(),
+            stride: borrowed.stride,
+        },
+        groups: &borrowed.groups,
     }
 }
 

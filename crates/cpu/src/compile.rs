@@ -4,16 +4,20 @@
 
 use std::ops::Range;
 
-use mlafuse_codegen::tile::{BLayout, Expr, ParamKind, Space, Stmt, TileId, TileProgram, VarId, View};
+use mlafuse_codegen::tile::{
+    BLayout, Binary, Expr, Form, ParamKind, Softmax, Space, Stmt, Tile, TileId, TileProgram, VarId, View,
+};
 use mlafuse_tensor::DType;
 
-use crate::block::{GemmStep, PackedOperand, Step};
+use crate::block::{GemmStep, LoadStep, PackedOperand, Step};
 use crate::convert::Element;
 use crate::expr::{Kind, MapCode, Names, Scalar, kind};
 use crate::gemm::{PACKED, bf16};
 use crate::kernel::{CpuKernel, Options, TensorParam};
+use crate::place::{Places, in_one};
 use crate::rows::Rotation;
 use crate::scratch::{Needs, Slot};
+use crate::softmax::SoftmaxStep;
 use crate::view::{Transfer, ViewCode};
 use crate::{CpuError, Level};
 
@@ -36,7 +40,7 @@ pub(crate) fn kernel(program: &TileProgram, options: Options) -> Result<CpuKerne
             }
         }
     }
-    let (slots, arena) = place_tiles(program, &halves(program, options.level))?;
+    let Places { slots, arena, borrows } = Places::new(program, options.level)?;
     let vars = vec![Kind::Int; program.vars.len()];
     let names = Names {
         program,
@@ -59,6 +63,8 @@ pub(crate) fn kernel(program: &TileProgram, options: Options) -> Result<CpuKerne
         tensors: &tensors,
         names,
         counters,
+        borrows,
+        writes: writes(program),
         needs,
     };
     let steps = compiler.body(&program.body)?;
@@ -83,61 +89,30 @@ fn element(program: &TileProgram, name: &str, dtype: DType) -> Result<Element, C
     Element::of(dtype).ok_or_else(unsupported)
 }
 
-/// Gives every tile its slot, of bf16 bits where `halves` says so; also the arena's length.
-fn place_tiles(program: &TileProgram, halves: &[bool]) -> Result<(Vec<Slot>, usize), CpuError> {
-    let (mut slots, mut arena) = (Vec::with_capacity(program.tiles.len()), 0usize);
-    for (tile, &halves) in program.tiles.iter().zip(halves) {
-        let too_large = || CpuError::TileSize {
-            kernel: program.name.clone(),
-            tile: tile.name.clone(),
-            rows: tile.rows,
-            cols: tile.cols,
-        };
-        let slot = match (halves, tile.form.is_vector()) {
-            (true, _) => Slot::of_halves(arena, tile.rows, tile.cols),
-            (false, vector) => Slot::new(arena, tile.rows, tile.cols, vector),
-        };
-        let slot = slot.ok_or_else(too_large)?;
-        arena = arena
-            .checked_add(slot.len)
-            .filter(|&n| n <= MOST_SCRATCH)
-            .ok_or_else(too_large)?;
-        slots.push(slot);
+/// Lets a gemm whose product stays transposed pack what a later one of the same body makes of the same rows: packing and AMX
+/// use different parts of a processor.
+fn pack_ahead(steps: &mut [Step]) {
+    fn gemm(step: &Step) -> Option<&GemmStep> {
+        match step {
+            Step::Gemm(step) => Some(step),
+            _ => None,
+        }
     }
-    Ok((slots, arena))
-}
-
-/// The tiles that are kept as bf16 bits: shared ones of that type which are only filled and multiplied, where the level
-/// multiplies them so.
-fn halves(program: &TileProgram, level: Level) -> Vec<bool> {
-    let mut halves: Vec<bool> = program
-        .tiles
-        .iter()
-        .map(|tile| level.multiplies_bf16() && tile.space == Space::Shared && tile.dtype == DType::BF16)
-        .collect();
-    let mut pairs = Vec::new();
-    other_uses(&program.body, &mut halves, &mut pairs);
-    // A gemm takes both or none.
-    while let Some(&[a, b]) = pairs.iter().find(|[a, b]| halves[a.0] != halves[b.0]) {
-        (halves[a.0], halves[b.0]) = (false, false);
-    }
-    halves
-}
-
-/// Strikes out the tiles that something else than a load, a stage to them and a gemm uses; collects the gemms' operands.
-fn other_uses(body: &[Stmt], halves: &mut [bool], pairs: &mut Vec<[TileId; 2]>) {
-    for stmt in body {
-        match stmt {
-            Stmt::For { body, .. } | Stmt::If { body, .. } => other_uses(body, halves, pairs),
-            Stmt::Gemm { a, b, .. } => pairs.push([*a, *b]),
-            Stmt::Rotate { src, cos, sin, .. } => [src, cos, sin].iter().for_each(|tile| halves[tile.0] = false),
-            _ => {}
+    for i in 0..steps.len() {
+        let Some(step) = gemm(&steps[i]).filter(|step| step.acc.transposed) else {
+            continue;
+        };
+        let side = |next: &GemmStep| next.packed.as_ref().map(|packed| packed.side);
+        let packs = |next: &&GemmStep| {
+            let starts = matches!(next.a_start, Scalar::Const(0));
+            starts && next.b == step.b && next.layout == BLayout::Kn && side(next) == Some(bf16::Side::B)
+        };
+        let next = steps[i + 1..].iter().filter_map(gemm).find(packs).cloned();
+        if let Step::Gemm(step) = &mut steps[i] {
+            step.next = next.map(Box::new);
         }
     }
 }
-
-/// f32 of scratch a thread beyond which a program is refused: 4 GiB, a thousand times what a useful one needs.
-const MOST_SCRATCH: usize = 1 << 30;
 
 /// The counters of present rows: one for each range of columns that a load writes of a shared tile, where these ranges
 /// together are the whole tile and do not overlap. Other tiles have none.
@@ -190,20 +165,91 @@ fn find_loads(body: &[Stmt], loads: &mut [Vec<Range<usize>>]) {
     }
 }
 
+/// The statements that write a shared tile.
+#[derive(Clone, Copy, Default)]
+struct Writes {
+    loads: usize,
+    stages: usize,
+    /// Loops around the innermost of them.
+    loops: usize,
+}
+
+impl Writes {
+    /// Whether `tile` still has what its load brought when the load comes again.
+    fn keeps(&self, tile: &Tile) -> bool {
+        tile.space == Space::Shared && self.loads == 1 && self.stages == 0
+    }
+}
+
+/// By tile: what writes it.
+fn writes(program: &TileProgram) -> Vec<Writes> {
+    fn count(body: &[Stmt], loops: usize, writes: &mut [Writes]) {
+        for stmt in body {
+            let (tile, [loads, stages]) = match stmt {
+                Stmt::For { body, .. } => {
+                    count(body, loops + 1, writes);
+                    continue;
+                }
+                Stmt::If { body, .. } => {
+                    count(body, loops, writes);
+                    continue;
+                }
+                Stmt::Load { dst, .. } => (dst, [1, 0]),
+                Stmt::Stage { dst, .. } => (dst, [0, 1]),
+                Stmt::Softmax(step) => (&step.weights, [0, 1]),
+                _ => continue,
+            };
+            let of_tile = &mut writes[tile.0];
+            of_tile.loads += loads;
+            of_tile.stages += stages;
+            of_tile.loops = of_tile.loops.max(loops);
+        }
+    }
+    let mut writes = vec![Writes::default(); program.tiles.len()];
+    count(&program.body, 0, &mut writes);
+    writes
+}
+
 struct Compiler<'a> {
     level: Level,
     tensors: &'a [TensorParam],
     names: Names<'a>,
     counters: Counters,
+    /// By tile: whether its loads may leave rows where they lie.
+    borrows: Vec<bool>,
+    /// By tile: what writes it.
+    writes: Vec<Writes>,
     needs: Needs,
 }
 
 impl Compiler<'_> {
     fn body(&mut self, body: &[Stmt]) -> Result<Vec<Step>, CpuError> {
         let mut steps = Vec::with_capacity(body.len());
-        for stmt in body {
-            steps.extend(self.stmt(stmt)?);
+        let mut rest = body.iter();
+        while let Some(stmt) = rest.next() {
+            match (stmt, rest.as_slice()) {
+                (
+                    Stmt::Fill { dst, value },
+                    [
+                        Stmt::Gemm {
+                            acc,
+                            a,
+                            a_start,
+                            b,
+                            layout,
+                            b_cols,
+                        },
+                        ..,
+                    ],
+                ) if dst == acc && value.to_bits() == 0 && self.can_begin([*acc, *a, *b], *layout) => {
+                    rest.next();
+                    steps.push(self.gemm([*acc, *a, *b], a_start, *layout, b_cols, true));
+                }
+                (Stmt::Softmax(step), _) if !in_one(step) => steps.extend(self.body(&step.expansion())?),
+                _ => steps.extend(self.stmt(stmt)?),
+            }
         }
+        pack_ahead(&mut steps);
         Ok(steps)
     }
 
@@ -247,11 +293,13 @@ impl Compiler<'_> {
                 body: self.body(body)?,
             },
             Stmt::Return => Step::Return,
-            Stmt::Load { dst, cols, src } => Step::Load {
-                transfer: Box::new(self.transfer(*dst, cols, src)),
+            Stmt::Load { dst, cols, src } => Step::Load(Box::new(LoadStep {
+                transfer: self.transfer(*dst, cols, src),
                 present: self.counters.of_columns(*dst, cols),
                 tile: dst.0,
-            },
+                borrows: self.borrows[dst.0],
+                keeps: self.writes[dst.0].keeps(self.names.program.tile(*dst)),
+            })),
             Stmt::Store { dst, src, cols } => Step::Store(Box::new(self.transfer(*src, cols, dst))),
             Stmt::Stage { dst, src } => self.stage(*dst, *src)?,
             Stmt::Fill { dst, value } => Step::Fill {
@@ -265,7 +313,7 @@ impl Compiler<'_> {
                 b,
                 layout,
                 b_cols,
-            } => self.gemm([*acc, *a, *b], a_start, *layout, b_cols),
+            } => self.gemm([*acc, *a, *b], a_start, *layout, b_cols, false),
             Stmt::Map { dst, value } => self.map(*dst, value),
             Stmt::Reduce { op, dst, src } => Step::Reduce {
                 op: *op,
@@ -276,6 +324,7 @@ impl Compiler<'_> {
                 dst: self.slot(*dst),
                 src: self.slot(*src),
             },
+            Stmt::Softmax(step) => self.softmax(step)?,
             Stmt::Rotate {
                 dst,
                 src,
@@ -332,7 +381,51 @@ impl Compiler<'_> {
         })
     }
 
-    fn gemm(&mut self, [acc, a, b]: [TileId; 3], a_start: &Expr, layout: BLayout, b_cols: &Range<usize>) -> Step {
+    fn softmax(&self, step: &Softmax) -> Result<Step, CpuError> {
+        let weights = self.names.program.tile(step.weights);
+        let step_of = SoftmaxStep {
+            scores: self.slot(step.scores),
+            scale: step.scale,
+            first: self.scalar(&step.first),
+            visible: self.slot(step.visible),
+            max: self.slot(step.max),
+            sum: self.slot(step.sum),
+            decay: self.slot(step.decay),
+            weights: self.slot(step.weights),
+            element: element(self.names.program, &weights.name, weights.dtype)?,
+        };
+        Ok(Step::Softmax {
+            step: Box::new(step_of),
+            present: self.counters.of(step.weights),
+            tile: step.weights.0,
+        })
+    }
+
+    /// Whether a gemm can write its sums instead of adding them to zeros.
+    fn can_begin(&self, [acc, a, b]: [TileId; 3], layout: BLayout) -> bool {
+        let straight = self.slot(acc).transposed || self.packed_side([acc, a, b], layout) == bf16::Side::B;
+        self.level == Level::Amx && self.slot(b).halves && straight
+    }
+
+    /// The operand that a gemm of bf16 tiles packs.
+    fn packed_side(&self, [acc, a, b]: [TileId; 3], layout: BLayout) -> bf16::Side {
+        let acc = self.slot(acc);
+        let a_stays = self.writes[a.0].loops < self.writes[b.0].loops;
+        match acc.transposed {
+            true => bf16::Side::A,
+            false => bf16::packed_side(self.level, layout, acc.rows, a_stays),
+        }
+    }
+
+    /// `fresh`: acc is zero before.
+    fn gemm(
+        &mut self,
+        [acc, a, b]: [TileId; 3],
+        a_start: &Expr,
+        layout: BLayout,
+        b_cols: &Range<usize>,
+        fresh: bool,
+    ) -> Step {
         let packed = self.packed([acc, a, b], layout);
         Step::Gemm(Box::new(GemmStep {
             acc: self.slot(acc),
@@ -344,7 +437,10 @@ impl Compiler<'_> {
             b_col: b_cols.start,
             a_present: self.counters.of(a),
             b_present: self.counters.of(b),
+            b_borrowed: self.borrows[b.0].then_some(b.0),
+            fresh,
             packed,
+            next: None,
         }))
     }
 
@@ -353,10 +449,11 @@ impl Compiler<'_> {
         if !self.slot(b).halves {
             return None;
         }
-        let (acc, depth) = (self.slot(acc), self.slot(a).cols);
-        let (tile, columns) = match bf16::packed_side(self.level, layout) {
-            bf16::Side::A => (a, acc.rows),
-            bf16::Side::B => (b, acc.cols),
+        let ([m, n], depth) = (self.slot(acc).shape(), self.slot(a).cols);
+        let side = self.packed_side([acc, a, b], layout);
+        let (tile, columns) = match side {
+            bf16::Side::A => (a, m),
+            bf16::Side::B => (b, n),
         };
         let start = self.needs.packed;
         self.needs.packed += bf16::packed_len(columns, depth);
@@ -364,11 +461,28 @@ impl Compiler<'_> {
         Some(PackedOperand {
             product: self.needs.products - 1,
             tile: tile.0,
+            side,
             words: start..self.needs.packed,
         })
     }
 
+    /// The row vector by which a map multiplies each row of a matrix, where that is all it does.
+    fn factor(&self, dst: TileId, value: &Expr) -> Option<TileId> {
+        let form = |tile: TileId| self.names.program.tile(tile).form;
+        match value {
+            Expr::Binary(Binary::Mul, x, by) if **x == Expr::Tile(dst) && form(dst) == Form::Matrix => match **by {
+                Expr::Tile(by) if form(by) == Form::RowVector => Some(by),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     fn map(&mut self, dst: TileId, value: &Expr) -> Step {
+        if let Some(by) = self.factor(dst, value) {
+            let (dst, by) = (self.slot(dst), self.slot(by));
+            return Step::Scale { dst, by };
+        }
         let code = MapCode::compile(dst, value, &self.names);
         let needs = code.needs();
         self.needs.floats = self.needs.floats.max(needs.floats);

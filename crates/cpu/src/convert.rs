@@ -1,5 +1,7 @@
 //! Element types: reading rows of them as f32, rounding f32 to them, storing them.
 
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+
 use half::f16;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use mlafuse_tensor::DType;
@@ -183,34 +185,63 @@ impl Loop for RoundRow<'_> {
     }
 }
 
+/// Elements that are rounded, and then stored, at a time.
+const PIECE: usize = 256;
+
 /// Stores `from`, rounded, to the elements `first`, `first + step`, ..., all inside the buffer.
-pub(crate) fn store_row(element: Element, stores: Stores<'_>, first: usize, step: usize, from: &[f32]) {
-    let values = from.iter();
-    match element {
-        Element::F32 => spread_words(stores, first, step, values.map(|x| x.to_bits())),
-        Element::I32 => spread_words(stores, first, step, values.map(|x| x.round_ties_even() as i32 as u32)),
-        Element::Bf16 => spread_halves(stores, first, step, values.map(|x| bf16_bits(*x))),
-        Element::F16 => spread_halves(stores, first, step, values.map(|x| f16::from_f32(*x).to_bits())),
+pub(crate) fn store_row(level: Level, element: Element, stores: Stores<'_>, first: usize, step: usize, from: &[f32]) {
+    let mut at = first;
+    for from in from.chunks(PIECE) {
+        match element {
+            Element::F32 => spread(
+                stores.words(),
+                [at, step],
+                bytemuck::cast_slice(from),
+                store_words,
+                AtomicU32::store,
+            ),
+            Element::I32 => {
+                let mut words = [0u32; PIECE];
+                let rounded = words.iter_mut().zip(from);
+                rounded.for_each(|(to, from)| *to = from.round_ties_even() as i32 as u32);
+                spread(
+                    stores.words(),
+                    [at, step],
+                    &words[..from.len()],
+                    store_words,
+                    AtomicU32::store,
+                );
+            }
+            Element::Bf16 | Element::F16 => {
+                let mut halves = [0u16; PIECE];
+                let halves = &mut halves[..from.len()];
+                match element {
+                    Element::Bf16 => bf16_row(level, from, halves),
+                    _ => halves.reinterpret_cast_mut::<f16>().convert_from_f32_slice(from),
+                }
+                spread(stores.halves(), [at, step], halves, store_halves, AtomicU16::store);
+            }
+        }
+        at += from.len() * step;
     }
 }
 
-fn spread_words(stores: Stores<'_>, first: usize, step: usize, values: impl Iterator<Item = u32>) {
-    let to = stores.words().get(first..).unwrap_or_default();
+/// Stores the values to the elements `first`, `first + step`, ...: neighbours by `run`, others by `one`.
+fn spread<A, T: Copy>(
+    to: &[A],
+    [first, step]: [usize; 2],
+    from: &[T],
+    run: impl Fn(&[A], &[T]),
+    one: impl Fn(&A, T, Ordering),
+) {
+    let to = to.get(first..).unwrap_or_default();
     match step {
-        1 => store_words(to, values),
-        _ => values
-            .enumerate()
-            .for_each(|(j, value)| store_words(to.get(j * step..).unwrap_or_default(), Some(value).into_iter())),
-    }
-}
-
-fn spread_halves(stores: Stores<'_>, first: usize, step: usize, values: impl Iterator<Item = u16>) {
-    let to = stores.halves().get(first..).unwrap_or_default();
-    match step {
-        1 => store_halves(to, values),
-        _ => values
-            .enumerate()
-            .for_each(|(j, value)| store_halves(to.get(j * step..).unwrap_or_default(), Some(value).into_iter())),
+        1 => run(to, from),
+        _ => from.iter().enumerate().for_each(|(j, value)| {
+            if let Some(to) = to.get(j * step) {
+                one(to, *value, Ordering::Relaxed);
+            }
+        }),
     }
 }
 
@@ -283,7 +314,7 @@ mod tests {
         let buffer = CpuBuffer::zeroed(14);
         {
             let mut lock = buffer.lock_write().unwrap();
-            store_row(Element::Bf16, lock.stores(), 1, 2, &[1.0, 2.0, 3.0]);
+            store_row(Level::detect(), Element::Bf16, lock.stores(), 1, 2, &[1.0, 2.0, 3.0]);
         }
         let bytes = buffer.bytes();
         let halves: Vec<f32> = bytes

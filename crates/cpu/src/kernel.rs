@@ -119,11 +119,7 @@ impl CpuKernel {
             failure: Mutex::new(None),
         };
         let workers = (rayon::current_num_threads() as u64).min(blocks);
-        if workers <= 1 {
-            self.work(&launch, grid, blocks, &queue);
-        } else {
-            rayon::scope(|scope| (0..workers).for_each(|_| scope.spawn(|_| self.work(&launch, grid, blocks, &queue))));
-        }
+        fan_out(workers, &|| self.work(&launch, grid, blocks, &queue));
         match queue.failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
             None => Ok(()),
             Some((_, fault)) => Err(self.error(fault, &bound)),
@@ -134,6 +130,7 @@ impl CpuKernel {
     fn work(&self, launch: &Launch<'_>, grid: [i64; 3], blocks: u64, queue: &Queue) {
         with_scratch(|scratch| {
             let (arena, work) = scratch.fit(&self.needs);
+            work.begin();
             while let Some(index) = queue.take(blocks) {
                 let (x, y) = (grid[0] as u64, grid[1] as u64);
                 let block = [index % x, index / x % y, index / x / y].map(|i| i as i64);
@@ -228,6 +225,16 @@ impl CpuKernel {
                 entry,
                 page,
             },
+        }
+    }
+}
+
+/// Calls `work` `workers` times, at least once, on as many threads of the current pool as are free. Allocates nothing.
+fn fan_out(workers: u64, work: &(impl Fn() + Sync)) {
+    match workers {
+        0 | 1 => work(),
+        _ => {
+            rayon::join(|| fan_out(workers / 2, work), || fan_out(workers - workers / 2, work));
         }
     }
 }

@@ -72,6 +72,11 @@ impl Level {
         return self == Level::Portable;
     }
 
+    /// Whether few rows are multiplied with rows of bf16 weights where these lie, with nothing made of them first.
+    pub fn streams_bf16(self) -> bool {
+        self == Level::Amx
+    }
+
     /// Whether bf16 tiles are multiplied as they are, and not as f32.
     pub(crate) fn multiplies_bf16(self) -> bool {
         self >= Level::Avx512Bf16

@@ -9,12 +9,14 @@
 //! - the same inputs give bitwise the same outputs whatever the number of threads: a block's work never depends on another
 //!   block, each gemm element is one chain over k in ascending order, each row sum has one fixed tree;
 //! - `unsafe` stands in `memory` and `binding` (shared stores, parts of one memory), `level` (calling code compiled
-//!   for a feature) and the micro-kernels under `gemm`.
+//!   for a feature) and the micro-kernels under `gemm` and
+//!   `softmax`.
 //!
 //! [`TileProgram`]: mlafuse_codegen::tile::TileProgram
 
 mod binding;
 mod block;
+mod caches;
 mod compile;
 mod convert;
 mod error;
@@ -24,10 +26,13 @@ mod kernel;
 mod level;
 mod math;
 mod memory;
+mod place;
 mod rows;
 mod scratch;
+mod softmax;
 mod view;
 
+pub use caches::second_level_cache;
 pub use error::CpuError;
 pub use kernel::{CpuKernel, Options};
 pub use level::Level;

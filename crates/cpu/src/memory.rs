@@ -2,7 +2,9 @@
 
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+#[cfg(not(target_arch = "x86_64"))]
+use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU16, AtomicU32};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
 use crate::CpuError;
@@ -25,6 +27,33 @@ fn bytes_of_mut(lines: &mut [Line]) -> &mut [u8] {
     unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), ALIGN * lines.len()) }
 }
 
+/// So many lines of zeros, in huge pages where they are many and the system gives such pages.
+fn zeros(count: usize) -> Vec<Line> {
+    let mut lines = Vec::with_capacity(count);
+    // Before the first write: what a page is, is decided then.
+    advise_huge(lines.spare_capacity_mut());
+    lines.resize(count, Line([0; ALIGN]));
+    lines
+}
+
+/// Asks for huge pages, with which weights and caches that are read once from end to end arrive a tenth faster. A system that
+/// refuses changes nothing.
+#[cfg(target_os = "linux")]
+fn advise_huge(memory: &mut [std::mem::MaybeUninit<Line>]) {
+    const HUGE: usize = 2 << 20;
+    let bytes = size_of_val(memory);
+    let start = memory.as_mut_ptr().cast::<u8>();
+    let first = start.align_offset(HUGE);
+    let whole = bytes.saturating_sub(first) / HUGE * HUGE;
+    if whole > 0 {
+        // SAFETY: these are whole pages inside memory that is borrowed uniquely, and this advice changes no byte of them.
+        unsafe { libc::madvise(start.add(first).cast(), whole, libc::MADV_HUGEPAGE) };
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn advise_huge(_: &mut [std::mem::MaybeUninit<Line>]) {}
+
 /// A buffer of bytes, 64-byte aligned, without an element type: a kernel's parameter says how it is read. Clones are the
 /// same memory, and so is a part of it.
 ///
@@ -40,7 +69,7 @@ pub struct CpuBuffer {
 impl CpuBuffer {
     /// A buffer of `bytes` zero bytes.
     pub fn zeroed(bytes: usize) -> CpuBuffer {
-        let lines = vec![Line([0; ALIGN]); bytes.div_ceil(ALIGN)];
+        let lines = zeros(bytes.div_ceil(ALIGN));
         CpuBuffer {
             memory: Arc::new(RwLock::new(lines)),
             range: 0..bytes,
@@ -49,7 +78,7 @@ impl CpuBuffer {
 
     /// A buffer that holds a copy of `bytes`.
     pub fn from_bytes(bytes: &[u8]) -> CpuBuffer {
-        let mut lines = vec![Line([0; ALIGN]); bytes.len().div_ceil(ALIGN)];
+        let mut lines = zeros(bytes.len().div_ceil(ALIGN));
         bytes_of_mut(&mut lines)[..bytes.len()].copy_from_slice(bytes);
         CpuBuffer {
             memory: Arc::new(RwLock::new(lines)),
@@ -189,7 +218,7 @@ impl WriteLock<'_> {
 }
 
 /// Stores into a buffer that this launch alone uses. Two blocks of a wrong program may store to one element: each store is
-/// a relaxed atomic, so the element then holds one of the two.
+/// a relaxed atomic or what is as good ([`store_halves`]), so each of the element's bytes then is of one of the two.
 #[derive(Clone, Copy)]
 pub(crate) struct Stores<'a> {
     start: *mut u8,
@@ -261,17 +290,52 @@ impl Bound<'_> {
 }
 
 /// A relaxed store of each value, to consecutive elements.
-pub(crate) fn store_halves(to: &[AtomicU16], from: impl Iterator<Item = u16>) {
-    to.iter()
+pub(crate) fn store_halves(to: &[AtomicU16], from: &[u16]) {
+    let len = to.len().min(from.len());
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: so many elements are in both.
+    unsafe {
+        store_bytes(to.as_ptr().cast(), from.as_ptr().cast(), 2 * len);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    to[..len]
+        .iter()
         .zip(from)
-        .for_each(|(to, value)| to.store(value, Ordering::Relaxed));
+        .for_each(|(to, value)| to.store(*value, Ordering::Relaxed));
 }
 
 /// A relaxed store of each value, to consecutive elements.
-pub(crate) fn store_words(to: &[AtomicU32], from: impl Iterator<Item = u32>) {
-    to.iter()
+pub(crate) fn store_words(to: &[AtomicU32], from: &[u32]) {
+    let len = to.len().min(from.len());
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as above.
+    unsafe {
+        store_bytes(to.as_ptr().cast(), from.as_ptr().cast(), 4 * len);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    to[..len]
+        .iter()
         .zip(from)
-        .for_each(|(to, value)| to.store(value, Ordering::Relaxed));
+        .for_each(|(to, value)| to.store(*value, Ordering::Relaxed));
+}
+
+/// Copies bytes by one instruction, which stores whole lines at a time where a loop of atomics stores element by element.
+/// Like those it has a meaning where another thread stores to the same memory: the bytes are then of one or the other.
+///
+/// # Safety
+/// `len` bytes are atomics at `to`, and initialised at `from`.
+#[cfg(target_arch = "x86_64")]
+unsafe fn store_bytes(to: *const u8, from: *const u8, len: usize) {
+    // SAFETY: the caller's promise; the direction flag is clear outside of assembly.
+    unsafe {
+        std::arch::asm!(
+            "rep movsb",
+            inout("rcx") len => _,
+            inout("rdi") to => _,
+            inout("rsi") from => _,
+            options(nostack, preserves_flags),
+        );
+    }
 }
 
 #[cfg(test)]
@@ -296,6 +360,11 @@ mod tests {
         buffer.write_bytes(1, &[9, 8]).unwrap();
         assert_eq!(buffer.bytes(), [1, 9, 8, 4, 5]);
         assert_eq!(CpuBuffer::zeroed(70).bytes(), [0; 70]);
+        // Large enough for a huge page.
+        let large = CpuBuffer::zeroed(5 << 20);
+        large.write_bytes((5 << 20) - 1, &[7]).unwrap();
+        let bytes = large.bytes();
+        assert!(bytes.ends_with(&[0, 7]) && bytes[..(5 << 20) - 1].iter().all(|&byte| byte == 0));
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! Row loops beside maps: reductions and rotation.
+//! Row loops beside maps: reductions, factors, rounding and rotation.
 
 use mlafuse_codegen::tile::{Pairing, ReduceOp};
 
+use crate::convert::{Element, bf16_row, round_row};
 use crate::level::{Level, Loop};
 use crate::scratch::Slot;
 
@@ -40,8 +41,56 @@ impl Loop for Reduce<'_> {
     }
 }
 
+/// dst\[i, j\] *= by\[i\].
+pub(crate) fn scale_rows(level: Level, dst: Slot, by: Slot, arena: &mut [f32]) {
+    level.run(ScaleRows { dst, by, arena });
+}
+
+struct ScaleRows<'a> {
+    dst: Slot,
+    by: Slot,
+    arena: &'a mut [f32],
+}
+
+impl Loop for ScaleRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        for row in 0..self.dst.rows {
+            let factor = self.arena[self.by.start + row];
+            // As a softmax's sums mostly are, once its largest score has come.
+            if factor != 1.0 {
+                let line = &mut self.arena[self.dst.row(row, 0..self.dst.cols)];
+                line.iter_mut().for_each(|x| *x *= factor);
+            }
+        }
+    }
+}
+
+/// dst = src, rounded to the element type.
+pub(crate) fn stage(level: Level, dst: Slot, src: Slot, element: Element, arena: &mut [f32]) {
+    // Tiles never overlap, so both borrows are there.
+    let Ok([to, from]) = arena.get_disjoint_mut([dst.range(), src.range()]) else {
+        return;
+    };
+    if dst.halves {
+        let to: &mut [u16] = bytemuck::cast_slice_mut(to);
+        for row in 0..src.rows {
+            let to = &mut to[row * dst.stride..][..dst.stride];
+            bf16_row(level, &from[row * src.stride..][..src.cols], &mut to[..src.cols]);
+            to[src.cols..].fill(0);
+        }
+        return;
+    }
+    for row in 0..src.rows {
+        let to = &mut to[row * dst.stride..][..src.cols];
+        round_row(level, element, &from[row * src.stride..][..src.cols], to);
+    }
+}
+
 #[inline(always)]
-fn fold(elements: &[f32], start: f32, f: impl Fn(f32, f32) -> f32) -> f32 {
+pub(crate) fn fold(elements: &[f32], start: f32, f: impl Fn(f32, f32) -> f32) -> f32 {
     let mut lanes = [start; LANES];
     let (chunks, rest) = elements.as_chunks::<LANES>();
     for chunk in chunks {

@@ -4,6 +4,8 @@ use std::cell::Cell;
 use std::ops::Range;
 
 use crate::expr::Registers;
+use crate::gemm::bf16::ROWS;
+use crate::view::Place;
 
 /// f32 past the end of every slot, so that a vector that starts inside a row may be read whole.
 const SLACK: usize = 64;
@@ -21,14 +23,14 @@ pub(crate) struct Slot {
     pub(crate) len: usize,
     /// Its elements are bf16 bits, two in each f32's place, and not f32.
     pub(crate) halves: bool,
+    /// It holds the transpose of the tile: rows and columns here are the other way round.
+    pub(crate) transposed: bool,
 }
-
-/// Rows of matrices come in whole multiples of this, so that a tile of an AMX register may hang over the last.
-const ROWS: usize = 16;
 
 impl Slot {
     /// The slot of a tile at `start`. Rows of matrices are whole cache lines, and never a multiple of 512 bytes apart, so
-    /// that walking down a column does not stay in few cache sets.
+    /// that walking down a column does not stay in few cache sets. There are whole multiples of ROWS, so that a tile of an
+    /// AMX register may hang over the last.
     pub(crate) fn new(start: usize, rows: usize, cols: usize, vector: bool) -> Option<Slot> {
         let stride = match (vector, cols.checked_next_multiple_of(16)?) {
             (true, _) => 1,
@@ -51,6 +53,15 @@ impl Slot {
             stride,
             len,
             halves: false,
+            transposed: false,
+        })
+    }
+
+    /// The slot of the transpose of a matrix of `rows` × `cols`.
+    pub(crate) fn of_transpose(start: usize, rows: usize, cols: usize) -> Option<Slot> {
+        Some(Slot {
+            transposed: true,
+            ..Slot::new(start, cols, rows, false)?
         })
     }
 
@@ -68,7 +79,16 @@ impl Slot {
             stride,
             len: (halves / 2).checked_add(SLACK)?,
             halves: true,
+            transposed: false,
         })
+    }
+
+    /// Rows and columns of the tile.
+    pub(crate) fn shape(&self) -> [usize; 2] {
+        match self.transposed {
+            true => [self.cols, self.rows],
+            false => [self.rows, self.cols],
+        }
     }
 
     /// All its elements.
@@ -121,11 +141,32 @@ pub(crate) struct Work {
     pub(crate) present: Vec<usize>,
     pub(crate) registers: Registers,
     pub(crate) panel: Vec<f32>,
-    pub(crate) packed: Vec<u32>,
+    /// The packed operands of the gemms of bf16 tiles.
+    pub(crate) packed: Vec<Line>,
     /// By tile: how often it has been written.
     pub(crate) versions: Vec<u64>,
     /// By gemm of bf16 tiles: what it has packed.
     pub(crate) packings: Vec<Option<Packing>>,
+    /// By tile: what it was loaded with last and how many rows of it are there, where it has that still.
+    pub(crate) loaded: Vec<Option<(Place, usize)>>,
+    /// By tile: what its last load left in device memory.
+    pub(crate) borrowed: Vec<Borrowed>,
+}
+
+/// Words of a cache line, which a row of a packed tile is.
+#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+pub(crate) struct Line([u32; 16]);
+
+/// The rows of a tile that a load left where they lie, in groups of [`ROWS`].
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Borrowed {
+    /// The tensor.
+    pub(crate) tensor: usize,
+    /// Elements from one row to the next.
+    pub(crate) stride: usize,
+    /// By group: its first element; none where the rows were copied to the tile.
+    pub(crate) groups: Vec<Option<usize>>,
 }
 
 /// What a packed operand was made of.
@@ -139,6 +180,14 @@ pub(crate) struct Packing {
     pub(crate) a_col: usize,
 }
 
+impl Work {
+    /// Forgets what tiles and packed operands hold: another kernel has others there.
+    pub(crate) fn begin(&mut self) {
+        self.packings.fill(None);
+        self.loaded.fill(None);
+    }
+}
+
 impl Scratch {
     /// The tiles' arena, 64-byte aligned, and the rest; both at least as large as `needs`.
     pub(crate) fn fit(&mut self, needs: &Needs) -> (&mut [f32], &mut Work) {
@@ -146,9 +195,11 @@ impl Scratch {
         grow(&mut self.work.vars, needs.vars, 0);
         grow(&mut self.work.present, needs.present, 0);
         grow(&mut self.work.panel, needs.panel, 0.0);
-        grow(&mut self.work.packed, needs.packed, 0);
+        grow(&mut self.work.packed, needs.packed.div_ceil(16), Line([0; 16]));
         grow(&mut self.work.versions, needs.tiles, 0);
         grow(&mut self.work.packings, needs.products, None);
+        grow(&mut self.work.loaded, needs.tiles, None);
+        grow(&mut self.work.borrowed, needs.tiles, Borrowed::default());
         self.work.registers.fit(needs);
         let first = self.memory.as_ptr().align_offset(64).min(16);
         (&mut self.memory[first..first + needs.arena], &mut self.work)

@@ -1,14 +1,17 @@
 //! Views: rectangles of device memory, with bounds, block tables and row masks.
 
+use std::ops::Range;
+
 use mlafuse_codegen::tile::{Rows, View};
 
 use crate::convert::{Element, copy_halves, read_row, read_strided, store_row};
 use crate::error::Fault;
 use crate::expr::{At, Env, Names, Scalar, load_int};
+use crate::gemm::bf16::ROWS;
 use crate::kernel::TensorParam;
 use crate::level::Level;
 use crate::memory::Bound;
-use crate::scratch::Slot;
+use crate::scratch::{Borrowed, Slot};
 
 /// A compiled view.
 #[derive(Clone, Debug)]
@@ -274,23 +277,89 @@ impl Resolved<'_> {
     }
 }
 
+impl Resolved<'_> {
+    /// How many rows from tile row `i` on are there and lie [`Resolved::stride`] apart.
+    fn run(&self, i: usize) -> i64 {
+        match self.rows {
+            ResolvedRows::Strided { start, limit, .. } => limit.saturating_sub(start.saturating_add(i as i64)),
+            ResolvedRows::Paged {
+                start,
+                limit,
+                page_size,
+                ..
+            } => {
+                let token = start.saturating_add(i as i64);
+                limit.saturating_sub(token).min(page_size - token.rem_euclid(page_size))
+            }
+            ResolvedRows::Gathered { .. } => 0,
+        }
+    }
+
+    /// Elements between the rows of a [`Resolved::run`].
+    fn stride(&self) -> Option<usize> {
+        match self.rows {
+            ResolvedRows::Strided { stride, .. } | ResolvedRows::Gathered { stride, .. } => {
+                usize::try_from(stride).ok()
+            }
+            ResolvedRows::Paged { row_stride, .. } => usize::try_from(row_stride).ok(),
+        }
+    }
+
+    /// The first element of tile row `i` where [`ROWS`] rows from it on, of `cols` columns that are neighbours, may be read
+    /// where they lie.
+    fn group(&self, i: usize, cols: usize, arena: &[f32]) -> Result<Option<usize>, Fault> {
+        let whole = self.present == cols && self.col_stride == 1 && self.run(i) >= ROWS as i64;
+        if !whole || self.stride().is_none() {
+            return Ok(None);
+        }
+        let (first, last) = (self.first(i, arena)?, self.first(i + ROWS - 1, arena)?);
+        Ok(first.filter(|_| last.is_some()))
+    }
+}
+
 /// A rectangle of a tile and the view it is loaded from or stored to.
 #[derive(Clone, Debug)]
 pub(crate) struct Transfer {
     pub(crate) tile: Slot,
-    pub(crate) cols: std::ops::Range<usize>,
+    pub(crate) cols: Range<usize>,
     pub(crate) view: ViewCode,
+}
+
+/// What a transfer reads: rows that lie evenly apart. Equal places of one tensor hold equal elements throughout a launch, which
+/// writes nothing that it reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    first: i64,
+    stride: i64,
+    rows: i64,
+    col_stride: i64,
+    cols: usize,
+}
+
+impl Transfer {
+    /// Where its rows lie; `None` where that is more than a place says.
+    pub(crate) fn place(&self, env: &Env<'_>) -> Result<Option<Place>, Fault> {
+        let view = self.view.resolve(env, self.cols.len())?;
+        let ResolvedRows::Strided { start, stride, limit } = view.rows else {
+            return Ok(None);
+        };
+        let place = Place {
+            first: multiply_add(start, stride, view.base)?,
+            stride,
+            rows: limit.saturating_sub(start).clamp(0, self.tile.rows as i64),
+            col_stride: view.col_stride,
+            cols: view.present,
+        };
+        Ok(Some(place).filter(|_| self.view.mask.is_none()))
+    }
 }
 
 /// Loads; what is not there becomes zero. Gives the number of leading tile rows beyond which no row was there.
 pub(crate) fn load(t: &Transfer, level: Level, env: &Env<'_>, arena: &mut [f32]) -> Result<usize, Fault> {
     let view = t.view.resolve(env, t.cols.len())?;
-    let bytes: &[u8] = match env.tensors.get(t.view.tensor) {
-        Some(Bound::Read(bytes)) => bytes,
-        _ => &[],
-    };
+    let bytes = bytes_of(t, env);
     if t.tile.halves {
-        return load_halves(t, &view, bytes, arena);
+        return load_halves(t, &view, bytes, 0..t.tile.rows, arena);
     }
     let (element, size) = (t.view.element, t.view.element.size());
     let mut rows = 0;
@@ -327,12 +396,47 @@ pub(crate) fn load(t: &Transfer, level: Level, env: &Env<'_>, arena: &mut [f32])
     Ok(rows)
 }
 
-/// [`load`] to a tile of bf16 bits. Also zeroes what a row has beyond the tile's columns, which a gemm reads.
-fn load_halves(t: &Transfer, view: &Resolved<'_>, bytes: &[u8], arena: &mut [f32]) -> Result<usize, Fault> {
+fn bytes_of<'a>(t: &Transfer, env: &Env<'a>) -> &'a [u8] {
+    match env.tensors.get(t.view.tensor) {
+        Some(&Bound::Read(bytes)) => bytes,
+        _ => &[],
+    }
+}
+
+/// [`load`] to a whole tile of bf16 bits that gemms take as their b: what can be read where it lies is not copied.
+pub(crate) fn borrow(t: &Transfer, env: &Env<'_>, arena: &mut [f32], borrowed: &mut Borrowed) -> Result<usize, Fault> {
+    let view = t.view.resolve(env, t.cols.len())?;
+    borrowed.tensor = t.view.tensor;
+    borrowed.stride = view.stride().unwrap_or(0);
+    borrowed.groups.clear();
+    let mut rows = 0;
+    for first in (0..t.tile.rows).step_by(ROWS) {
+        let group = first..(first + ROWS).min(t.tile.rows);
+        let place = match group.len() {
+            ROWS => view.group(first, t.cols.len(), arena)?,
+            _ => None,
+        };
+        borrowed.groups.push(place);
+        rows = match place {
+            Some(_) => group.end,
+            None => rows.max(load_halves(t, &view, bytes_of(t, env), group, arena)?),
+        };
+    }
+    Ok(rows)
+}
+
+/// [`load`] of these rows to a tile of bf16 bits. Also zeroes what a row has beyond the tile's columns, which a gemm reads.
+fn load_halves(
+    t: &Transfer,
+    view: &Resolved<'_>,
+    bytes: &[u8],
+    range: Range<usize>,
+    arena: &mut [f32],
+) -> Result<usize, Fault> {
     let mut rows = 0;
     let last = t.cols.end == t.tile.cols;
     let end = if last { t.tile.stride } else { t.cols.end };
-    for i in 0..t.tile.rows {
+    for i in range {
         let first = view.first(i, arena)?;
         let tile: &mut [u16] = bytemuck::cast_slice_mut(&mut arena[t.tile.range()]);
         let to = &mut tile[i * t.tile.stride + t.cols.start..i * t.tile.stride + end];
@@ -355,7 +459,7 @@ fn load_halves(t: &Transfer, view: &Resolved<'_>, bytes: &[u8], arena: &mut [f32
 }
 
 /// Stores; what is not there is not written.
-pub(crate) fn store(t: &Transfer, env: &Env<'_>, arena: &[f32]) -> Result<(), Fault> {
+pub(crate) fn store(t: &Transfer, level: Level, env: &Env<'_>, arena: &[f32]) -> Result<(), Fault> {
     let view = t.view.resolve(env, t.cols.len())?;
     let Some(Bound::Write(stores)) = env.tensors.get(t.view.tensor) else {
         return Ok(());
@@ -364,11 +468,18 @@ pub(crate) fn store(t: &Transfer, env: &Env<'_>, arena: &[f32]) -> Result<(), Fa
         let Some(first) = view.first(i, arena)? else { continue };
         let from = &arena[t.tile.row(i, t.cols.start..t.cols.start + view.present)];
         match usize::try_from(view.col_stride) {
-            Ok(step) => store_row(t.view.element, *stores, first, step, from),
+            Ok(step) => store_row(level, t.view.element, *stores, first, step, from),
             Err(_) => {
                 let step = view.col_stride.unsigned_abs() as usize;
                 for (j, x) in from.iter().enumerate() {
-                    store_row(t.view.element, *stores, first - j * step, 1, std::slice::from_ref(x));
+                    store_row(
+                        level,
+                        t.view.element,
+                        *stores,
+                        first - j * step,
+                        1,
+                        std::slice::from_ref(x),
+                    );
                 }
             }
         }

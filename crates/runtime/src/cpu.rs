@@ -1,8 +1,11 @@
 //! The processor as a device.
 
-use mlafuse_codegen::build::{CpuLimits, build, cpu_candidates, cpu_schedule};
+use std::num::NonZeroUsize;
+use std::thread::available_parallelism;
+
+use mlafuse_codegen::build::{Processor, build, cpu_candidates, cpu_schedule};
 use mlafuse_codegen::schedule::Schedule;
-use mlafuse_cpu::{CpuBuffer, CpuKernel, Level};
+use mlafuse_cpu::{CpuBuffer, CpuKernel, Level, second_level_cache};
 use mlafuse_ir::plan::{Plan, Region};
 use mlafuse_ir::size::Dims;
 use mlafuse_ir::target::Target;
@@ -13,18 +16,30 @@ use crate::{Buffer, Device, Kernel, RuntimeError, cpu_level, processor};
 
 /// Bytes of scratch a thread beyond which a schedule that somebody suggests is refused: many times what a core's cache holds.
 const MOST_SCRATCH: usize = 64 << 20;
-/// A core's own cache, where the system does not tell.
-const USUAL_CACHE: usize = 1 << 20;
 
 /// This machine's processor, with the instructions of one level. Kernels run on the current rayon pool.
 pub(crate) struct Cpu {
     level: Level,
+    /// Of this machine, whether or not a pool uses them all.
+    processors: usize,
 }
 
 impl Cpu {
     /// With the level that [`cpu_level`] says.
     pub(crate) fn new() -> Result<Cpu, RuntimeError> {
-        Ok(Cpu { level: cpu_level()? })
+        Ok(Cpu {
+            level: cpu_level()?,
+            processors: available_parallelism().map_or(1, NonZeroUsize::get),
+        })
+    }
+
+    /// What bears on schedules.
+    fn processor(&self) -> Processor {
+        Processor {
+            threads: rayon::current_num_threads(),
+            second_level: second_level_cache().unwrap_or(Processor::PLAIN.second_level),
+            streams_bf16: self.level.streams_bf16(),
+        }
     }
 }
 
@@ -61,8 +76,13 @@ impl Device for Cpu {
         Ok(host(buffer)?.read_bytes(offset, out)?)
     }
 
+    /// Two for each processor of the machine: more would cost attention more queries to pack and results to combine.
+    fn blocks(&self) -> usize {
+        2 * self.processors
+    }
+
     fn prepare(&self, plan: &Plan, region: &Region, dims: &Dims) -> Result<Prepared, RuntimeError> {
-        let schedule = cpu_schedule(plan, region, dims)?;
+        let schedule = cpu_schedule(plan, region, &self.processor(), dims)?;
         let program = build(plan, region, &schedule)?;
         let kernel = Box::new(CpuKernel::prepare(&program, self.level)?);
         Ok(Prepared {
@@ -92,11 +112,7 @@ impl Device for Cpu {
     }
 
     fn candidates(&self, plan: &Plan, region: &Region, dims: &Dims) -> Result<Vec<Schedule>, RuntimeError> {
-        let limits = CpuLimits {
-            threads: rayon::current_num_threads(),
-            cache_bytes: processor::core_cache_bytes().unwrap_or(USUAL_CACHE),
-        };
-        Ok(cpu_candidates(plan, region, dims, &limits)?)
+        Ok(cpu_candidates(plan, region, &self.processor(), dims)?)
     }
 
     fn identity(&self) -> Identity {

@@ -177,6 +177,12 @@ pub enum Fault {
         /// Its declaration.
         got: String,
     },
+    /// A tile with two parts in one op.
+    #[error("`{tile}` is given twice, expected different tiles")]
+    Repeated {
+        /// The tile.
+        tile: String,
+    },
     /// Columns that are empty or beyond the tile.
     #[error("columns {}..{} of `{tile}`, expected a non-empty range within 0..{cols}", got.start, got.end)]
     Columns {

@@ -86,6 +86,13 @@ impl Flow {
         self.write(id, all_columns(program, id));
     }
 
+    /// Nothing of a tile is written from here on.
+    pub(super) fn forget(&mut self, id: TileId) {
+        if let Some(ranges) = self.facts.written.get_mut(id.0) {
+            ranges.clear();
+        }
+    }
+
     /// Columns of a tile are read, which must be written.
     pub(super) fn read(&self, program: &TileProgram, id: TileId, cols: Columns) -> Result<(), Fault> {
         let mut ranges = self.facts.written.get(id.0).into_iter().flatten();

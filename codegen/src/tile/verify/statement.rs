@@ -2,7 +2,7 @@
 
 use super::super::text::{expr_text, param_name};
 use super::super::{
-    Access, BLayout, Binary, Columns, Expr, Form, ReduceOp, Rows, Space, Stmt, Tile, TileId, TileProgram, View,
+    Access, BLayout, Binary, Columns, Expr, Form, ReduceOp, Rows, Softmax, Space, Stmt, Tile, TileId, TileProgram, View,
 };
 use super::flow::Flow;
 use super::operand::{Want, check_columns, float_tile, operand, unfit};
@@ -51,6 +51,7 @@ pub(super) fn check_stmt(program: &TileProgram, stmt: &Stmt, flow: &mut Flow) ->
         Stmt::Map { dst, value } => check_map(program, flow, *dst, value),
         Stmt::Reduce { op, dst, src } => check_reduce(program, flow, *op, *dst, *src),
         Stmt::Finish { dst, src } => check_finish(program, flow, *dst, *src),
+        Stmt::Softmax(step) => check_softmax(program, flow, step),
         Stmt::Rotate {
             dst, src, cos, sin, d, ..
         } => check_rotate(program, flow, [*dst, *src, *cos, *sin], *d),
@@ -217,6 +218,23 @@ fn check_finish(program: &TileProgram, flow: &mut Flow, dst: TileId, src: TileId
     operand(program, "destination", dst, whole)?;
     flow.read_all(program, src)?;
     flow.write_all(program, dst);
+    Ok(())
+}
+
+/// Each op of the expansion.
+fn check_softmax(program: &TileProgram, flow: &mut Flow, step: &Softmax) -> Result<(), Fault> {
+    let tiles = step.tiles();
+    if let Some((_, &id)) = tiles.iter().enumerate().find(|(i, id)| tiles[..*i].contains(id)) {
+        let tile = tile(program, id)?.name.clone();
+        return Err(Fault::Repeated { tile });
+    }
+    for stmt in step.expansion() {
+        check_stmt(program, &stmt, flow)?;
+    }
+    tiles
+        .into_iter()
+        .filter(|&id| step.uses_up(id))
+        .for_each(|id| flow.forget(id));
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! acc += a · b on f32 tiles; [`bf16`] has those of bf16.
 //!
 //! k is cut into pieces of [`K_PIECE`], n into panels of [`PANEL`] columns; a micro-kernel holds up to six rows of one panel
-//! (or one row of four panels) of `acc` in registers. b \[n, k\] is packed to panels, a group of four at a time; b \[k, n\]
+//! (or one row of four panels; with AVX-512 six rows of four) of `acc` in registers. b \[n, k\] is packed to panels, a group of four at a time; b \[k, n\]
 //! is read where it lies. Whatever the blocking, an element of acc is one chain of additions over k in ascending order:
 //! its value does not depend on how many other rows there are.
 
@@ -33,7 +33,7 @@ pub(crate) struct Matrix<'a> {
 }
 
 /// The sizes of one gemm: acc is \[m, n\], a is \[m, k\].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Sizes {
     pub(crate) m: usize,
     pub(crate) n: usize,
@@ -140,10 +140,12 @@ struct Group {
 }
 
 impl Group {
-    /// The fewer rows there are, the more panels a micro-kernel takes, so that enough additions are in flight.
+    /// The fewer rows there are, the more panels a micro-kernel takes, so that enough additions are in flight; with the
+    /// registers of AVX-512 it always takes four, so that an element of a is loaded once for four multiplications.
     fn run(&self, acc: Acc<'_>, a: Matrix<'_>, b: &[f32], k_step: usize, panel_step: usize) {
         let width = match self.m {
             1 => 4,
+            _ if self.level >= Level::Avx512 => 4,
             2 | 3 => 2,
             _ => 1,
         };
@@ -173,6 +175,11 @@ impl Group {
     fn micro(&self, rows: usize, panels: usize, micro: Micro<'_>) {
         match (rows, panels) {
             (1, 4) => self.level.micro::<1, 4>(micro),
+            (2, 4) => self.level.micro::<2, 4>(micro),
+            (3, 4) => self.level.micro::<3, 4>(micro),
+            (4, 4) => self.level.micro::<4, 4>(micro),
+            (5, 4) => self.level.micro::<5, 4>(micro),
+            (_, 4) => self.level.micro::<6, 4>(micro),
             (2, 2) => self.level.micro::<2, 2>(micro),
             (3, 2) => self.level.micro::<3, 2>(micro),
             (1, _) => self.level.micro::<1, 1>(micro),

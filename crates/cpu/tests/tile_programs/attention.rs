@@ -7,15 +7,14 @@ use mlafuse_tensor::DType;
 use crate::build::*;
 
 const HEADS: usize = 5;
-const D_LATENT: usize = 32;
+const D_LATENT: usize = 48;
 const D_ROPE: usize = 16;
 const D: usize = D_LATENT + D_ROPE;
-const TOKENS: usize = 16;
-const PAGE: usize = 8;
-const ENTRIES: usize = 6;
+const TOKENS: usize = 40;
+const MOST: usize = 100;
 const SCALE: f32 = 0.25;
 
-fn program() -> Build {
+fn program(page_size: usize) -> Build {
     let mut p = Build::new();
     let (q, cache) = (p.input("q", DType::BF16), p.input("cache", DType::BF16));
     let (table, kv_len) = (p.input("table", DType::I32), p.input("kv_len", DType::I32));
@@ -58,9 +57,9 @@ fn program() -> Build {
             start: Expr::Var(t) * TOKENS,
             limit: len.into(),
             table,
-            table_offset: block() * ENTRIES,
-            page_size: PAGE,
-            page_stride: (PAGE * D).into(),
+            table_offset: block() * MOST.div_ceil(page_size),
+            page_size,
+            page_stride: (page_size * D).into(),
             row_stride: D.into(),
         },
         align: 8,
@@ -145,20 +144,25 @@ fn reference(q: &[f32], rows: &[&[f32]]) -> Vec<f64> {
     (0..D_LATENT).map(element).collect()
 }
 
+/// In pages that are smaller than a group of rows that may be read where it lies, as large, and no multiple of one.
 #[test]
 fn paged_attention_is_softmax_attention() {
-    let lens = [0, 1, 7, 8, 9, 16, 17, 41, 48];
-    let pages = 64;
+    [8, 16, 32, 56].into_iter().for_each(check);
+}
+
+fn check(page_size: usize) {
+    let lens = [0, 1, 7, 8, 9, 16, 17, 41, 48, 64, 79, MOST];
+    let (pages, entries) = (300, MOST.div_ceil(page_size));
     let q = bf16_values(lens.len() * HEADS * D, 21);
-    let mut cache = bf16_values(pages * PAGE * D, 22);
+    let mut cache = bf16_values(pages * page_size * D, 22);
     // Shuffled pages; entries that no token needs are garbage, rows that no sequence has are NaN.
-    let mut table = vec![i32::MIN; lens.len() * ENTRIES];
-    let mut used = vec![false; pages * PAGE];
+    let mut table = vec![i32::MIN; lens.len() * entries];
+    let mut used = vec![false; pages * page_size];
     for (b, &len) in lens.iter().enumerate() {
         for token in 0..len {
-            let page = (b * 7 + token / PAGE) * 37 % pages;
-            table[b * ENTRIES + token / PAGE] = page as i32;
-            used[page * PAGE + token % PAGE] = true;
+            let page = (b * 13 + token / page_size) * 37 % pages;
+            table[b * entries + token / page_size] = page as i32;
+            used[page * page_size + token % page_size] = true;
         }
     }
     cache
@@ -167,8 +171,8 @@ fn paged_attention_is_softmax_attention() {
         .filter(|(_, used)| !**used)
         .for_each(|(row, _)| row.fill(f32::NAN));
     let row = |b: usize, token: usize| {
-        let page = table[b * ENTRIES + token / PAGE] as usize;
-        &cache[(page * PAGE + token % PAGE) * D..][..D]
+        let page = table[b * entries + token / page_size] as usize;
+        &cache[(page * page_size + token % page_size) * D..][..D]
     };
     let exact: Vec<f64> = lens
         .iter()
@@ -187,7 +191,7 @@ fn paged_attention_is_softmax_attention() {
         i32_bytes(&kv_len),
         vec![0xff; lens.len() * HEADS * D_LATENT * 4],
     ];
-    for (_, out) in program().run_all(&Dims::new().with(Symbol::B, lens.len()), &buffers) {
+    for (_, out) in program(page_size).run_all(&Dims::new().with(Symbol::B, lens.len()), &buffers) {
         // The probabilities are rounded to bf16.
         assert_close(&to_f32(&out[4]), &exact, 6e-3);
     }

@@ -6,4 +6,5 @@ mod control;
 mod elementwise;
 mod errors;
 mod products;
+mod softmax;
 mod transfers;

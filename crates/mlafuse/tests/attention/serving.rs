@@ -6,7 +6,7 @@ use mlafuse::{
     AttentionShape, DType, DecodeAttention, DeviceSpec, HostTensor, PlanKind, Splits, launch_dims, layer_graph,
     machine, plan_for,
 };
-use mlafuse_codegen::build::{build, cpu_schedule};
+use mlafuse_codegen::build::{Processor, build, cpu_schedule};
 use mlafuse_codegen::tile::ParamKind;
 use mlafuse_ir::presets::preset;
 use mlafuse_ir::size::{Dims, Symbol};
@@ -46,7 +46,12 @@ fn no_kernel_of_a_fused_step_is_told_a_length() {
         let plan = plan_for(&graph, PlanKind::Fused, &dims, &machine).unwrap().plan;
         assert!(plan.kernel("attention").is_some(), "{plan}");
         for region in &plan.kernels {
-            let program = build(&plan, region, &cpu_schedule(&plan, region, &dims).unwrap()).unwrap();
+            let program = build(
+                &plan,
+                region,
+                &cpu_schedule(&plan, region, &Processor::PLAIN, &dims).unwrap(),
+            )
+            .unwrap();
             let longest = ParamKind::Scalar(Symbol::S);
             assert!(program.params.iter().all(|param| param.kind != longest), "{program}");
         }

@@ -1,16 +1,21 @@
 //! Products of bf16 tiles with AMX.
 //!
-//! Tiles 0 to 3 are sums, 4 and 5 rows of one operand as it lies, 6 and 7 packed columns of the other. The compiler
-//! never uses tile registers, so that inline assembly has them to itself; each thread configures them once.
+//! Tile registers 0 to 3 are sums, 4 and 5 rows of one operand as it lies, 6 and 7 packed columns of the other. The
+//! compiler never uses them, so that inline assembly has them to itself; each thread configures them once.
+//!
+//! A block of sums is up to four tiles. It is stored, and the next loaded, between the instructions of the next block's
+//! first step, so that these do not wait for the last of the block before.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
 use std::cell::Cell;
+use std::marker::PhantomData;
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use super::super::{Acc, Sizes};
-use super::pack::transposed as transposed_tile;
-use super::{Halves, K_STEP, Packed, ROWS};
+use super::pack::{Columns, transposed as transposed_tile};
+use super::{Halves, K_STEP, Operand, Packed, ROWS};
 
 /// Whether the processor has AMX for bf16 and the system lets this process use it. Asks for it, once.
 pub(crate) fn is_available() -> bool {
@@ -76,32 +81,28 @@ fn configure() {
     unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, readonly)) };
 }
 
-/// acc \[m, n\] += rows of a · packed b.
-pub(super) fn straight(sizes: Sizes, acc: Acc<'_>, a: Halves<'_>, b: Packed<'_>) {
+/// acc \[m, n\] = rows of a · packed b, plus what it was unless `fresh`.
+pub(super) fn straight(sizes: Sizes, acc: Acc<'_>, a: Halves<'_>, b: Packed<'_>, fresh: bool) {
     let Sizes { m, n, .. } = sizes;
-    let (rows, columns) = (m.div_ceil(ROWS), n.div_ceil(ROWS));
-    check(a, rows, b, columns);
-    assert!(acc.data.len() >= (rows * ROWS - 1) * acc.stride + columns * ROWS);
-    configure();
-    for column in (0..columns).step_by(2) {
-        for row in (0..rows).step_by(2) {
-            let sums = &mut acc.data[row * ROWS * acc.stride + column * ROWS..];
-            let block = Block {
-                x: &a.data[row * ROWS * a.stride..],
-                x_stride: a.stride,
-                p: &b.words[column * b.pairs * ROWS..],
-                pairs: b.pairs,
-                sums,
-                sums_stride: acc.stride,
-                accumulate: true,
-            };
-            block.run((rows - row).min(2), (columns - column).min(2));
-        }
-    }
+    product([m, n], acc, Operand { tile: a, lent: None }, b, fresh, None);
+}
+
+/// accᵀ \[n, m\] = rows of b · packed a, plus what it was unless `fresh`.
+/// Meanwhile `beside` is packed.
+pub(super) fn turned<'a>(
+    sizes: Sizes,
+    acc: Acc<'a>,
+    b: Operand<'a>,
+    a: Packed<'a>,
+    fresh: bool,
+    beside: Option<Columns<'a>>,
+) {
+    let Sizes { m, n, .. } = sizes;
+    product([n, m], acc, b, a, fresh, beside);
 }
 
 /// acc \[m, n\] += (rows of b · packed a)ᵀ.
-pub(super) fn transposed(sizes: Sizes, acc: Acc<'_>, b: Halves<'_>, a: Packed<'_>) {
+pub(super) fn transposed(sizes: Sizes, acc: Acc<'_>, b: Operand<'_>, a: Packed<'_>) {
     let Sizes { m, n, .. } = sizes;
     let (rows, columns) = (n.div_ceil(ROWS), m.div_ceil(ROWS));
     check(b, rows, a, columns);
@@ -110,21 +111,20 @@ pub(super) fn transposed(sizes: Sizes, acc: Acc<'_>, b: Halves<'_>, a: Packed<'_
     let mut sums = [0.0f32; 4 * ROWS * ROWS];
     for column in (0..columns).step_by(2) {
         for row in (0..rows).step_by(2) {
-            let block = Block {
-                x: &b.data[row * ROWS * b.stride..],
-                x_stride: b.stride,
-                p: &a.words[column * a.pairs * ROWS..],
-                pairs: a.pairs,
-                sums: &mut sums,
-                sums_stride: 2 * ROWS,
-                accumulate: false,
-            };
             let (r, c) = ((rows - row).min(2), (columns - column).min(2));
-            block.run(r, c);
-            for (i, j) in [(0, 0), (0, 1), (1, 0), (1, 1)]
-                .into_iter()
-                .filter(|&(i, j)| i < r && j < c)
-            {
+            let to = Acc {
+                data: &mut sums,
+                stride: 2 * ROWS,
+            };
+            let mut run = Run::new(b, a, to, true);
+            let places = [(0, 0), (0, 1), (1, 0), (1, 1)];
+            let there = || places.into_iter().filter(|&(i, j)| i < r && j < c);
+            match (r, c) {
+                (2, 2) => run.block(Shape::TwoByTwo, [row, column], [0, 0], 0..a.steps()),
+                _ => there().for_each(|(i, j)| run.block(Shape::One, [row + i, column + j], [i, j], 0..a.steps())),
+            }
+            run.end();
+            for (i, j) in there() {
                 let first = (column + j) * ROWS;
                 let to = &mut acc.data[first * acc.stride + (row + i) * ROWS..];
                 let from = &sums[i * ROWS * 2 * ROWS + j * ROWS..];
@@ -135,9 +135,11 @@ pub(super) fn transposed(sizes: Sizes, acc: Acc<'_>, b: Halves<'_>, a: Packed<'_
     }
 }
 
-fn check(x: Halves<'_>, rows: usize, p: Packed<'_>, columns: usize) {
+fn check(x: Operand<'_>, rows: usize, p: Packed<'_>, columns: usize) {
     assert!(p.pairs > 0 && (2 * p.pairs).is_multiple_of(K_STEP));
-    assert!(x.data.len() >= (rows * ROWS - 1) * x.stride + 2 * p.pairs);
+    for group in (0..rows).map(|row| x.group(row)) {
+        assert!(group.data.len() >= (ROWS - 1) * group.stride + 2 * p.pairs);
+    }
     assert!(p.words.len() >= columns * p.pairs * ROWS);
 }
 
@@ -161,115 +163,429 @@ unsafe fn add_transposed(from: &[f32], to: &mut [f32], stride: usize, rows: usiz
     }
 }
 
-/// Up to two tiles of rows times up to two of packed columns, over all of k.
-struct Block<'a> {
-    x: &'a [u16],
-    x_stride: usize,
-    p: &'a [u32],
-    pairs: usize,
-    sums: &'a mut [f32],
-    sums_stride: usize,
-    /// Adds to what the sums are; else they begin at zero.
-    accumulate: bool,
+/// Steps of k that a block takes at most: two tiles of rows over so many stay in the first-level cache while the columns pass
+/// by, which are loaded with the hint (`t1`) to leave it alone.
+const STEPS: usize = 18;
+
+/// Steps of a block between two parts of what is packed beside it: the processor works ahead that far, and does both at once.
+const BESIDE_STEPS: usize = 3;
+
+/// sums \[rows, columns\] = x · p, plus what they were unless `fresh`; meanwhile `beside` is packed.
+fn product<'a>(
+    [rows, columns]: [usize; 2],
+    acc: Acc<'a>,
+    x: Operand<'a>,
+    p: Packed<'a>,
+    fresh: bool,
+    beside: Option<Columns<'a>>,
+) {
+    let (rows, columns) = (rows.div_ceil(ROWS), columns.div_ceil(ROWS));
+    check(x, rows, p, columns);
+    assert!(acc.data.len() >= (rows * ROWS - 1) * acc.stride + columns * ROWS);
+    configure();
+    let steps = p.steps();
+    let pieces = steps.div_ceil(STEPS);
+    let piece = steps.div_ceil(pieces);
+    let mut run = Run::new(x, p, acc, fresh);
+    run.beside = beside;
+    run.blocks = (rows / 2 * (columns / 2) * pieces).max(rows.div_ceil(4));
+    for row in (0..rows - rows % 2).step_by(2) {
+        for first in (0..steps).step_by(piece) {
+            for column in (0..columns - columns % 2).step_by(2) {
+                let at = [row, column];
+                run.block(Shape::TwoByTwo, at, at, first..(first + piece).min(steps));
+            }
+        }
+    }
+    // The last column and row where their number is odd.
+    if columns % 2 == 1 {
+        for row in (0..rows).step_by(4) {
+            run.strip(Shape::FourByOne, row..rows.min(row + 4), |row| [row, columns - 1]);
+        }
+    }
+    if rows % 2 == 1 {
+        let even = columns - columns % 2;
+        for column in (0..even).step_by(4) {
+            run.strip(Shape::OneByFour, column..even.min(column + 4), |column| {
+                [rows - 1, column]
+            });
+        }
+    }
+    run.end();
 }
 
-/// One block in assembly: `$load` and `$store` move the sums, `$step` is one K_STEP.
-macro_rules! tiles {
-    ($block:expr, $zero:literal, $load:literal, $step:literal, $store:literal) => {{
-        let block = $block;
-        let (xs, cs) = (2 * block.x_stride, 4 * block.sums_stride);
-        let (x, p, c) = (block.x.as_ptr(), block.p.as_ptr(), block.sums.as_mut_ptr());
-        // SAFETY: `check` and the callers' assertions hold for the block's tiles; a second row or column of tiles that the
-        // block does not have is pointed to with wrapping arithmetic and never read.
+/// Tiles of rows × tiles of columns of a block of sums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shape {
+    TwoByTwo,
+    FourByOne,
+    OneByFour,
+    One,
+}
+
+/// How sums begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begin {
+    Zero,
+    /// With what they are.
+    Load,
+    /// They are in the registers.
+    GoOn,
+}
+
+/// What the assembly is told of a block; the offsets there are those of the fields here.
+#[repr(C)]
+struct Block {
+    /// Rows: their first element (0), and bytes from one to the next (32).
+    x: [*const u16; 4],
+    x_stride: [usize; 4],
+    /// Packed columns (64).
+    p: [*const u32; 4],
+    /// Sums (96).
+    c: [*mut f32; 4],
+    /// Where the sums go that the registers hold (128), and bytes between their rows (160).
+    held: [*mut f32; 4],
+    held_stride: usize,
+    /// Bytes between the rows of sums (168).
+    stride: usize,
+}
+
+/// One product's blocks of sums, one after another.
+struct Run<'a> {
+    x: Operand<'a>,
+    p: Packed<'a>,
+    sums: *mut f32,
+    stride: usize,
+    fresh: bool,
+    block: Block,
+    /// The shape of the block that the registers hold.
+    held: Option<Shape>,
+    /// What is packed meanwhile, and the blocks that it is shared out to.
+    beside: Option<Columns<'a>>,
+    blocks: usize,
+    /// Where registers go that hold nothing.
+    nowhere: [f32; ROWS * ROWS],
+    borrow: PhantomData<&'a mut [f32]>,
+}
+
+/// A row tile into a register: where its pointer and its stride stand in the block.
+macro_rules! rows {
+    ($load:literal, $tile:literal, $at:literal, $stride:literal) => {
+        concat!(
+            "mov {t}, [{b} + ",
+            $at,
+            "]\n mov {s}, [{b} + ",
+            $stride,
+            "]\n add {t}, {kx}\n ",
+            $load,
+            " ",
+            $tile,
+            ", [{t} + {s}]\n"
+        )
+    };
+}
+
+/// A packed tile into a register.
+macro_rules! packed {
+    ($load:literal, $tile:literal, $at:literal) => {
+        concat!(
+            "mov {t}, [{b} + ",
+            $at,
+            "]\n add {t}, {kp}\n ",
+            $load,
+            " ",
+            $tile,
+            ", [{t} + {ps}]\n"
+        )
+    };
+}
+
+/// Sums that go on.
+macro_rules! go_on {
+    ($tile:literal, $at:literal, $held:literal) => {
+        ""
+    };
+}
+
+/// Puts away what a register of sums holds, and begins it at zero.
+macro_rules! zero {
+    ($tile:literal, $at:literal, $held:literal) => {
+        concat!(
+            "mov {t}, [{b} + ",
+            $held,
+            "]\n mov {s}, [{b} + 160]\n tilestored [{t} + {s}], ",
+            $tile,
+            "\n tilezero ",
+            $tile,
+            "\n"
+        )
+    };
+}
+
+/// Puts away what a register of sums holds, and begins it with what the sums are.
+macro_rules! load {
+    ($tile:literal, $at:literal, $held:literal) => {
+        concat!(
+            "mov {t}, [{b} + ",
+            $held,
+            "]\n mov {s}, [{b} + 160]\n tilestored [{t} + {s}], ",
+            $tile,
+            "\n mov {t}, [{b} + ",
+            $at,
+            "]\n mov {s}, [{b} + 168]\n tileloadd ",
+            $tile,
+            ", [{t} + {s}]\n"
+        )
+    };
+}
+
+macro_rules! two_by_two {
+    ($begin:ident) => {
+        concat!(
+            rows!("tileloadd", "tmm4", 0, 32),
+            packed!("tileloaddt1", "tmm6", 64),
+            $begin!("tmm0", 96, 128),
+            "tdpbf16ps tmm0, tmm4, tmm6\n",
+            packed!("tileloaddt1", "tmm7", 72),
+            $begin!("tmm1", 104, 136),
+            "tdpbf16ps tmm1, tmm4, tmm7\n",
+            rows!("tileloadd", "tmm5", 8, 40),
+            $begin!("tmm2", 112, 144),
+            "tdpbf16ps tmm2, tmm5, tmm6\n",
+            $begin!("tmm3", 120, 152),
+            "tdpbf16ps tmm3, tmm5, tmm7\n"
+        )
+    };
+}
+
+macro_rules! four_by_one {
+    ($begin:ident) => {
+        concat!(
+            packed!("tileloadd", "tmm6", 64),
+            rows!("tileloadd", "tmm4", 0, 32),
+            $begin!("tmm0", 96, 128),
+            "tdpbf16ps tmm0, tmm4, tmm6\n",
+            rows!("tileloadd", "tmm5", 8, 40),
+            $begin!("tmm1", 104, 136),
+            "tdpbf16ps tmm1, tmm5, tmm6\n",
+            rows!("tileloadd", "tmm4", 16, 48),
+            $begin!("tmm2", 112, 144),
+            "tdpbf16ps tmm2, tmm4, tmm6\n",
+            rows!("tileloadd", "tmm5", 24, 56),
+            $begin!("tmm3", 120, 152),
+            "tdpbf16ps tmm3, tmm5, tmm6\n"
+        )
+    };
+}
+
+macro_rules! one_by_four {
+    ($begin:ident) => {
+        concat!(
+            rows!("tileloadd", "tmm4", 0, 32),
+            packed!("tileloaddt1", "tmm6", 64),
+            $begin!("tmm0", 96, 128),
+            "tdpbf16ps tmm0, tmm4, tmm6\n",
+            packed!("tileloaddt1", "tmm7", 72),
+            $begin!("tmm1", 104, 136),
+            "tdpbf16ps tmm1, tmm4, tmm7\n",
+            packed!("tileloaddt1", "tmm6", 80),
+            $begin!("tmm2", 112, 144),
+            "tdpbf16ps tmm2, tmm4, tmm6\n",
+            packed!("tileloaddt1", "tmm7", 88),
+            $begin!("tmm3", 120, 152),
+            "tdpbf16ps tmm3, tmm4, tmm7\n"
+        )
+    };
+}
+
+macro_rules! one {
+    ($begin:ident) => {
+        concat!(
+            rows!("tileloadd", "tmm4", 0, 32),
+            packed!("tileloadd", "tmm6", 64),
+            $begin!("tmm0", 96, 128),
+            "tdpbf16ps tmm0, tmm4, tmm6\n"
+        )
+    };
+}
+
+/// All steps of a block, from step `$first` on.
+macro_rules! steps {
+    ($run:ident, $shape:ident, $begin:ident, $steps:ident) => {
+        asm!(
+            $shape!($begin),
+            "2:",
+            "dec {n}",
+            "jz 3f",
+            "add {kx}, 64",
+            "add {kp}, 1024",
+            $shape!(go_on),
+            "jmp 2b",
+            "3:",
+            b = in(reg) &raw const $run.block,
+            t = out(reg) _,
+            s = out(reg) _,
+            kx = inout(reg) 64 * $steps.start => _,
+            kp = inout(reg) 1024 * $steps.start => _,
+            ps = in(reg) 64usize,
+            n = inout(reg) $steps.len() => _,
+            options(nostack),
+        )
+    };
+}
+
+impl<'a> Run<'a> {
+    /// Of rows of x and columns of p that [`check`] has seen, and sums with room for their tiles.
+    fn new(x: Operand<'a>, p: Packed<'a>, sums: Acc<'a>, fresh: bool) -> Run<'a> {
+        let nobody = std::ptr::null_mut();
+        Run {
+            x,
+            p,
+            sums: sums.data.as_mut_ptr(),
+            stride: sums.stride,
+            fresh,
+            block: Block {
+                x: [std::ptr::null(); 4],
+                x_stride: [0; 4],
+                p: [std::ptr::null(); 4],
+                c: [nobody; 4],
+                held: [nobody; 4],
+                held_stride: 0,
+                stride: 4 * sums.stride,
+            },
+            held: None,
+            beside: None,
+            blocks: 0,
+            nowhere: [0.0; ROWS * ROWS],
+            borrow: PhantomData,
+        }
+    }
+
+    /// The blocks of a strip of tiles: one where it has four, else a block each.
+    fn strip(&mut self, whole: Shape, tiles: Range<usize>, place: impl Fn(usize) -> [usize; 2]) {
+        let steps = 0..self.p.steps();
+        if tiles.len() == 4 {
+            let at = place(tiles.start);
+            return self.block(whole, at, at, steps);
+        }
+        for at in tiles.map(place) {
+            self.block(Shape::One, at, at, steps.clone());
+        }
+    }
+
+    /// The sums at tile `to` (row, column) += steps of rows of x and columns of p from tile `from` on. They are stored with
+    /// the next block, or at the end.
+    fn block(&mut self, shape: Shape, from: [usize; 2], to: [usize; 2], steps: Range<usize>) {
+        if self.held.is_some_and(|held| held != shape) {
+            self.store();
+        }
+        let [rows, columns] = shape.tiles();
+        let block = &mut self.block;
+        for i in 0..rows {
+            let group = self.x.group(from[0] + i);
+            (block.x[i], block.x_stride[i]) = (group.data.as_ptr(), 2 * group.stride);
+        }
+        for j in 0..columns {
+            block.p[j] = self.p.words[(from[1] + j) * self.p.pairs * ROWS..].as_ptr();
+        }
+        (block.held, block.held_stride) = match self.held {
+            Some(_) => (block.c, block.stride),
+            None => ([self.nowhere.as_mut_ptr(); 4], 4 * ROWS),
+        };
+        for (i, c) in block.c.iter_mut().enumerate().take(rows * columns) {
+            let (row, column) = (to[0] + i / columns, to[1] + i % columns);
+            *c = self.sums.wrapping_add(row * ROWS * self.stride + column * ROWS);
+        }
+        self.held = Some(shape);
+        let first = match self.fresh && steps.start == 0 {
+            true => Begin::Zero,
+            false => Begin::Load,
+        };
+        self.steps(shape, first, steps);
+    }
+
+    /// Does the steps of a block, and its part of what is packed beside the product.
+    fn steps(&mut self, shape: Shape, first: Begin, steps: Range<usize>) {
+        let Some(mut beside) = self.beside.take() else {
+            return self.some_steps(shape, first, steps);
+        };
+        let mut share = beside.left().div_ceil(self.blocks.max(1));
+        self.blocks = self.blocks.saturating_sub(1);
+        for start in steps.clone().step_by(BESIDE_STEPS) {
+            let begin = if start == steps.start { first } else { Begin::GoOn };
+            let some = start..steps.end.min(start + BESIDE_STEPS);
+            let part = share.div_ceil((steps.end - start).div_ceil(BESIDE_STEPS));
+            self.some_steps(shape, begin, some);
+            beside.advance(part);
+            share -= part;
+        }
+        self.beside = Some(beside);
+    }
+
+    fn some_steps(&mut self, shape: Shape, begin: Begin, steps: Range<usize>) {
+        // SAFETY: `new`'s callers have checked that x, p and the sums have the tiles, and the steps are p's.
         unsafe {
-            asm!(
-                "test {accumulate:e}, {accumulate:e}",
-                "jnz 3f",
-                $zero,
-                "jmp 2f",
-                "3:",
-                $load,
-                "2:",
-                $step,
-                "add {x0}, 64",
-                "add {x1}, 64",
-                "add {p0}, 1024",
-                "add {p1}, 1024",
-                "dec {n}",
-                "jnz 2b",
-                $store,
-                // One row of tiles does not use it.
-                "/* {c1} */",
-                accumulate = in(reg) u32::from(block.accumulate),
-                x0 = inout(reg) x => _,
-                x1 = inout(reg) x.wrapping_byte_add(ROWS * xs) => _,
-                xs = in(reg) xs,
-                p0 = inout(reg) p => _,
-                p1 = inout(reg) p.wrapping_add(block.pairs * ROWS) => _,
-                ps = in(reg) 64usize,
-                n = inout(reg) block.pairs / (K_STEP / 2) => _,
-                c0 = in(reg) c,
-                c1 = in(reg) c.wrapping_byte_add(ROWS * cs),
-                cs = in(reg) cs,
-                options(nostack),
-            );
+            match (shape, begin) {
+                (Shape::TwoByTwo, Begin::Zero) => steps!(self, two_by_two, zero, steps),
+                (Shape::TwoByTwo, Begin::Load) => steps!(self, two_by_two, load, steps),
+                (Shape::TwoByTwo, Begin::GoOn) => steps!(self, two_by_two, go_on, steps),
+                (Shape::FourByOne, Begin::Zero) => steps!(self, four_by_one, zero, steps),
+                (Shape::FourByOne, Begin::Load) => steps!(self, four_by_one, load, steps),
+                (Shape::FourByOne, Begin::GoOn) => steps!(self, four_by_one, go_on, steps),
+                (Shape::OneByFour, Begin::Zero) => steps!(self, one_by_four, zero, steps),
+                (Shape::OneByFour, Begin::Load) => steps!(self, one_by_four, load, steps),
+                (Shape::OneByFour, Begin::GoOn) => steps!(self, one_by_four, go_on, steps),
+                (Shape::One, Begin::Zero) => steps!(self, one, zero, steps),
+                (Shape::One, Begin::Load) => steps!(self, one, load, steps),
+                (Shape::One, Begin::GoOn) => steps!(self, one, go_on, steps),
+            }
         }
-    }};
+    }
+
+    /// Ends the product.
+    fn end(&mut self) {
+        self.store();
+        if let Some(mut beside) = self.beside.take() {
+            beside.finish();
+        }
+    }
+
+    /// Stores what the registers hold.
+    fn store(&mut self) {
+        let cs = self.block.stride;
+        let [c0, c1, c2, c3] = self.block.c;
+        match self.held.take() {
+            None => {}
+            // SAFETY: the sums have the tiles of the last block.
+            Some(Shape::One) => unsafe {
+                asm!("tilestored [{c0} + {cs}], tmm0", c0 = in(reg) c0, cs = in(reg) cs, options(nostack));
+            },
+            // SAFETY: as above.
+            Some(_) => unsafe {
+                asm!(
+                    "tilestored [{c0} + {cs}], tmm0",
+                    "tilestored [{c1} + {cs}], tmm1",
+                    "tilestored [{c2} + {cs}], tmm2",
+                    "tilestored [{c3} + {cs}], tmm3",
+                    c0 = in(reg) c0,
+                    c1 = in(reg) c1,
+                    c2 = in(reg) c2,
+                    c3 = in(reg) c3,
+                    cs = in(reg) cs,
+                    options(nostack),
+                );
+            },
+        }
+    }
 }
 
-impl Block<'_> {
-    fn run(self, rows: usize, columns: usize) {
-        match (rows, columns) {
-            (2, 2) => self.two_by_two(),
-            (2, _) => self.two_by_one(),
-            (_, 2) => self.one_by_two(),
-            _ => self.one_by_one(),
+impl Shape {
+    fn tiles(self) -> [usize; 2] {
+        match self {
+            Shape::TwoByTwo => [2, 2],
+            Shape::FourByOne => [4, 1],
+            Shape::OneByFour => [1, 4],
+            Shape::One => [1, 1],
         }
-    }
-
-    fn two_by_two(self) {
-        tiles!(
-            self,
-            "tilezero tmm0\n tilezero tmm1\n tilezero tmm2\n tilezero tmm3",
-            "tileloadd tmm0, [{c0} + {cs}]\n tileloadd tmm1, [{c0} + {cs} + 64]\n tileloadd tmm2, [{c1} + {cs}]\n \
-             tileloadd tmm3, [{c1} + {cs} + 64]",
-            "tileloadd tmm4, [{x0} + {xs}]\n tileloadd tmm6, [{p0} + {ps}]\n tdpbf16ps tmm0, tmm4, tmm6\n \
-             tileloadd tmm7, [{p1} + {ps}]\n tdpbf16ps tmm1, tmm4, tmm7\n tileloadd tmm5, [{x1} + {xs}]\n \
-             tdpbf16ps tmm2, tmm5, tmm6\n tdpbf16ps tmm3, tmm5, tmm7",
-            "tilestored [{c0} + {cs}], tmm0\n tilestored [{c0} + {cs} + 64], tmm1\n tilestored [{c1} + {cs}], tmm2\n \
-             tilestored [{c1} + {cs} + 64], tmm3"
-        );
-    }
-
-    fn two_by_one(self) {
-        tiles!(
-            self,
-            "tilezero tmm0\n tilezero tmm2",
-            "tileloadd tmm0, [{c0} + {cs}]\n tileloadd tmm2, [{c1} + {cs}]",
-            "tileloadd tmm4, [{x0} + {xs}]\n tileloadd tmm6, [{p0} + {ps}]\n tdpbf16ps tmm0, tmm4, tmm6\n \
-             tileloadd tmm5, [{x1} + {xs}]\n tdpbf16ps tmm2, tmm5, tmm6",
-            "tilestored [{c0} + {cs}], tmm0\n tilestored [{c1} + {cs}], tmm2"
-        );
-    }
-
-    fn one_by_two(self) {
-        tiles!(
-            self,
-            "tilezero tmm0\n tilezero tmm1",
-            "tileloadd tmm0, [{c0} + {cs}]\n tileloadd tmm1, [{c0} + {cs} + 64]",
-            "tileloadd tmm4, [{x0} + {xs}]\n tileloadd tmm6, [{p0} + {ps}]\n tdpbf16ps tmm0, tmm4, tmm6\n \
-             tileloadd tmm7, [{p1} + {ps}]\n tdpbf16ps tmm1, tmm4, tmm7",
-            "tilestored [{c0} + {cs}], tmm0\n tilestored [{c0} + {cs} + 64], tmm1"
-        );
-    }
-
-    fn one_by_one(self) {
-        tiles!(
-            self,
-            "tilezero tmm0",
-            "tileloadd tmm0, [{c0} + {cs}]",
-            "tileloadd tmm4, [{x0} + {xs}]\n tileloadd tmm6, [{p0} + {ps}]\n tdpbf16ps tmm0, tmm4, tmm6",
-            "tilestored [{c0} + {cs}], tmm0"
-        );
     }
 }

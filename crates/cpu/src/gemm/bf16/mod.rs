@@ -1,8 +1,9 @@
 //! acc += a · b on bf16 tiles, in f32: products of pairs (AVX-512) or of tiles (AMX).
 //!
 //! Both instructions take one operand as it lies, rows of pairs along k, and want the other packed: [`Packed`] has a word, a
-//! pair along k, for each column, sixteen columns side by side. What is packed is b, except that AMX takes the rows of
-//! b \[n, k\] as they are, packs a, and makes accᵀ, so that rows which are used once are not packed.
+//! pair along k, for each column, sixteen columns side by side. What is packed is b, except that AMX can take the rows of
+//! b \[n, k\] as they are, pack a, and make accᵀ, so that rows which are used once are not packed. By AMX an element's bits
+//! are the same either way.
 //!
 //! Operands lie in rows that are readable, and finite or zero, up to a whole [`K_STEP`]; a is readable up to whole
 //! [`ROWS`]; acc is writable up to whole ROWS and columns of [`ROWS`], where it becomes anything.
@@ -13,6 +14,11 @@ pub(crate) mod amx;
 mod dot;
 #[cfg(target_arch = "x86_64")]
 mod pack;
+
+#[cfg(target_arch = "x86_64")]
+use pack::Columns;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use pack::transposed;
 
 use mlafuse_codegen::tile::BLayout;
 
@@ -31,6 +37,40 @@ pub(crate) struct Halves<'a> {
     pub(crate) stride: usize,
 }
 
+/// The rows of b, in groups of [`ROWS`]: each lies in the tile or in device memory.
+#[derive(Clone, Copy)]
+pub(crate) struct Operand<'a> {
+    pub(crate) tile: Halves<'a>,
+    pub(crate) lent: Option<Lent<'a>>,
+}
+
+/// Rows that were left in device memory.
+#[derive(Clone, Copy)]
+pub(crate) struct Lent<'a> {
+    pub(crate) memory: Halves<'a>,
+    /// By group: where its first row begins, if it is there.
+    pub(crate) groups: &'a [Option<usize>],
+}
+
+impl<'a> Operand<'a> {
+    /// The rows from row `group` · ROWS on; so many of them lie one stride apart.
+    fn group(&self, group: usize) -> Halves<'a> {
+        if let Some(Lent { memory, groups }) = self.lent
+            && let Some(&Some(start)) = groups.get(group)
+        {
+            return Halves {
+                data: &memory.data[start..],
+                ..memory
+            };
+        }
+        let Halves { data, stride } = self.tile;
+        Halves {
+            data: &data[group * ROWS * stride..],
+            stride,
+        }
+    }
+}
+
 /// The operand that is packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
@@ -38,10 +78,14 @@ pub(crate) enum Side {
     B,
 }
 
-/// Which operand `level` packs.
-pub(crate) fn packed_side(level: Level, layout: BLayout) -> Side {
+/// Rows of a up to which AMX packs them rather than what they are multiplied with.
+const FEW: usize = 32;
+
+/// Which operand `level` packs, of a product with `m` rows: what the next products with the same accumulator have too, which is
+/// a where `a_stays`, else the one with less to pack.
+pub(crate) fn packed_side(level: Level, layout: BLayout, m: usize, a_stays: bool) -> Side {
     match (level, layout) {
-        (Level::Amx, BLayout::Nk) => Side::A,
+        (Level::Amx, BLayout::Nk) if a_stays || m <= FEW => Side::A,
         _ => Side::B,
     }
 }
@@ -59,39 +103,74 @@ struct Packed<'a> {
     pairs: usize,
 }
 
-/// Packs the operand that [`packed_side`] names into `words`, which holds [`packed_len`] of it.
+impl Packed<'_> {
+    /// Its K_STEPs.
+    fn steps(&self) -> usize {
+        2 * self.pairs / K_STEP
+    }
+}
+
+/// Packs an operand into `words`, which holds [`packed_len`] of it.
 #[cfg(target_arch = "x86_64")]
-pub(crate) fn pack(level: Level, sizes: Sizes, a: Halves<'_>, b: Halves<'_>, layout: BLayout, words: &mut [u32]) {
+pub(crate) fn pack(side: Side, sizes: Sizes, a: Halves<'_>, b: Operand<'_>, layout: BLayout, words: &mut [u32]) {
     let Sizes { m, n, k } = sizes;
-    match (packed_side(level, layout), layout) {
-        (Side::A, _) => pack::rows(a, m, k, words),
+    match (side, layout) {
+        (Side::A, _) => pack::rows(Operand { tile: a, lent: None }, m, k, words),
         (Side::B, BLayout::Nk) => pack::rows(b, n, k, words),
         (Side::B, BLayout::Kn) => pack::columns(b, n, k, words),
     }
 }
 
-/// acc += a · b, of which one operand has been packed into `words` for the same sizes.
+/// acc \[m, n\], and how a product goes to it.
+pub(crate) struct Sums<'a> {
+    pub(crate) acc: Acc<'a>,
+    /// It lies as accᵀ \[n, m\]: of a product by AMX whose a is packed.
+    pub(crate) transposed: bool,
+    /// It is zero, whatever it holds: of a product by AMX that is not transposed on its way there.
+    pub(crate) fresh: bool,
+    /// What else is packed meanwhile, where it is transposed.
+    pub(crate) beside: Option<Beside<'a>>,
+}
+
+/// Columns of b's rows that the next product wants packed: b \[k, n\] of it.
+pub(crate) struct Beside<'a> {
+    pub(crate) b: Operand<'a>,
+    pub(crate) n: usize,
+    pub(crate) k: usize,
+    pub(crate) words: &'a mut [u32],
+}
+
+/// acc += a · b, of which `side` has been packed into `words` for the same sizes.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn gemm(
     level: Level,
     sizes: Sizes,
-    acc: Acc<'_>,
+    sums: Sums<'_>,
     a: Halves<'_>,
-    b: Halves<'_>,
-    layout: BLayout,
+    b: Operand<'_>,
+    side: Side,
     words: &[u32],
 ) {
     let Sizes { m, n, k } = sizes;
+    let Sums {
+        acc,
+        transposed,
+        fresh,
+        beside,
+    } = sums;
+    let mut beside = beside.map(|next| Columns::new(next.b, next.n, next.k, next.words));
     if m == 0 || n == 0 || k == 0 {
+        beside.iter_mut().for_each(Columns::finish);
         return;
     }
     let packed = Packed {
         words,
         pairs: k.next_multiple_of(K_STEP) / 2,
     };
-    match (level, layout) {
-        (Level::Amx, BLayout::Nk) => amx::transposed(sizes, acc, b, packed),
-        (Level::Amx, BLayout::Kn) => amx::straight(sizes, acc, a, packed),
+    match (level, side) {
+        (Level::Amx, Side::A) if transposed => amx::turned(sizes, acc, b, packed, fresh, beside),
+        (Level::Amx, Side::A) => amx::transposed(sizes, acc, b, packed),
+        (Level::Amx, Side::B) => amx::straight(sizes, acc, a, packed, fresh),
         _ => dot::gemm(sizes, acc, a, packed),
     }
 }

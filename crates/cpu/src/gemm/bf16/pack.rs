@@ -2,43 +2,121 @@
 
 use std::arch::x86_64::*;
 
-use super::{Halves, K_STEP, ROWS};
+use super::{Halves, K_STEP, Operand, ROWS};
 
 /// Row j of `from` \[columns, k\] becomes column j.
-pub(super) fn rows(from: Halves<'_>, columns: usize, k: usize, words: &mut [u32]) {
+pub(super) fn rows(from: Operand<'_>, columns: usize, k: usize, words: &mut [u32]) {
     if columns == 0 || k == 0 {
         return;
     }
-    assert!(from.data.len() >= (columns - 1) * from.stride + k);
+    check(from, columns, k);
     assert!(words.len() >= super::packed_len(columns, k));
     // SAFETY: the level is available, or the kernel would have been refused; the lengths have been checked.
     unsafe { transpose(from, columns, k, words) }
 }
 
 /// Column j of `from` \[k, columns\] stays column j.
-pub(super) fn columns(from: Halves<'_>, columns: usize, k: usize, words: &mut [u32]) {
-    if columns == 0 || k == 0 {
-        return;
+pub(super) fn columns(from: Operand<'_>, columns: usize, k: usize, words: &mut [u32]) {
+    Columns::new(from, columns, k, words).finish();
+}
+
+/// Packing of the columns of rows, piece by piece, beside something else. A piece is half a packed tile: a group of rows in
+/// sixteen columns; those of one group come one after another.
+pub(super) struct Columns<'a> {
+    from: Operand<'a>,
+    columns: usize,
+    k: usize,
+    words: &'a mut [u32],
+    /// Pieces that are packed.
+    done: usize,
+}
+
+impl<'a> Columns<'a> {
+    /// Column j of `from` \[k, columns\] is to be column j of `words`.
+    pub(super) fn new(from: Operand<'a>, columns: usize, k: usize, words: &'a mut [u32]) -> Columns<'a> {
+        if columns > 0 && k > 0 {
+            check(from, k, columns);
+            assert!(words.len() >= super::packed_len(columns, k));
+        }
+        Columns {
+            from,
+            columns,
+            k,
+            words,
+            done: 0,
+        }
     }
-    assert!(from.data.len() >= (k - 1) * from.stride + columns);
-    assert!(words.len() >= super::packed_len(columns, k));
-    // SAFETY: as above.
-    unsafe { interleave(from, columns, k, words) }
+
+    /// Pieces that are left.
+    pub(super) fn left(&self) -> usize {
+        self.columns.div_ceil(ROWS) * (self.k.next_multiple_of(K_STEP) / ROWS) - self.done
+    }
+
+    /// Packs so many pieces, or those that are left.
+    pub(super) fn advance(&mut self, pieces: usize) {
+        let end = self.done + pieces.min(self.left());
+        // SAFETY: the level is available, or the kernel would have been refused; the lengths have been checked.
+        unsafe { self.interleave(end) }
+        self.done = end;
+    }
+
+    /// Packs what is left.
+    pub(super) fn finish(&mut self) {
+        self.advance(usize::MAX);
+    }
+
+    /// # Safety
+    /// `end` is no more than all pieces.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn interleave(&mut self, end: usize) {
+        let (pairs, tiles) = (self.k.next_multiple_of(K_STEP) / 2, self.columns.div_ceil(ROWS));
+        // Element j of the pair's first row, then that of its second. Told the numbers, the compiler makes one slow shuffle
+        // of two.
+        let halves: [u16; 32] = std::array::from_fn(|i| (i / 2 + i % 2 * ROWS) as u16);
+        // SAFETY: 64 bytes.
+        let order = std::hint::black_box(unsafe { _mm512_loadu_si512(halves.as_ptr().cast()) });
+        for piece in self.done..end {
+            let (group, tile) = (piece / tiles, piece % tiles);
+            let rows = self.k.saturating_sub(group * ROWS).min(ROWS);
+            let columns = (self.columns - tile * ROWS).min(ROWS);
+            let from = match rows {
+                0 => Halves { data: &[], stride: 0 },
+                _ => self.from.group(group),
+            };
+            let to = &mut self.words[(tile * pairs + group * ROWS / 2) * ROWS..][..ROWS * ROWS / 2];
+            // SAFETY: the group has the rows and columns; `to` has 8 words for each column of 16.
+            unsafe {
+                match (rows, columns) {
+                    (ROWS, ROWS) => pair_up::<true>(from, tile * ROWS, [rows, columns], order, to),
+                    _ => pair_up::<false>(from, tile * ROWS, [rows, columns], order, to),
+                }
+            }
+        }
+    }
+}
+
+/// Panics unless `from` has so many rows and columns.
+fn check(from: Operand<'_>, rows: usize, cols: usize) {
+    for first in (0..rows).step_by(ROWS) {
+        let group = from.group(first / ROWS);
+        assert!(group.data.len() >= ((rows - first).min(ROWS) - 1) * group.stride + cols);
+    }
 }
 
 /// # Safety
 /// `from` has `columns` rows of k elements, `words` room for the packed ones.
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn transpose(from: Halves<'_>, columns: usize, k: usize, words: &mut [u32]) {
+unsafe fn transpose(from: Operand<'_>, columns: usize, k: usize, words: &mut [u32]) {
     let pairs = k.next_multiple_of(K_STEP) / 2;
     for first in (0..columns).step_by(ROWS) {
+        let group = from.group(first / ROWS);
         for step in (0..k).step_by(K_STEP) {
             let there = ones(k - step);
             let mut tile = [_mm512_setzero_si512(); ROWS];
             for (j, row) in tile.iter_mut().enumerate().take(columns - first) {
                 // SAFETY: row first + j is below columns, and the mask leaves out what is beyond k.
                 *row = unsafe {
-                    let at = from.data.as_ptr().add((first + j) * from.stride + step);
+                    let at = group.data.as_ptr().add(j * group.stride + step);
                     _mm512_maskz_loadu_epi16(there, at.cast())
                 };
             }
@@ -52,27 +130,31 @@ unsafe fn transpose(from: Halves<'_>, columns: usize, k: usize, words: &mut [u32
     }
 }
 
+/// The words of `columns` columns from `first` on, over `rows` rows: 16 of both where WHOLE says so.
+///
 /// # Safety
-/// `from` has k rows of `columns` elements, `words` room for the packed ones.
+/// `from` has the rows and columns, `to` half a tile.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn interleave(from: Halves<'_>, columns: usize, k: usize, words: &mut [u32]) {
-    let pairs = k.next_multiple_of(K_STEP) / 2;
-    for first in (0..columns).step_by(ROWS) {
-        let there = ones(columns - first) as u16;
-        let row = |at: usize| {
-            if at >= k {
-                return _mm512_setzero_si512();
-            }
-            // SAFETY: row `at` is below k, and the mask leaves out what is beyond the columns.
-            let halves =
-                unsafe { _mm256_maskz_loadu_epi16(there, from.data.as_ptr().add(at * from.stride + first).cast()) };
-            _mm512_cvtepu16_epi32(halves)
-        };
-        for pair in 0..pairs {
-            let word = _mm512_or_si512(row(2 * pair), _mm512_slli_epi32(row(2 * pair + 1), 16));
-            let to = (first / ROWS * pairs + pair) * ROWS;
-            // SAFETY: `words` holds whole tiles of whole K_STEPs.
-            unsafe { _mm512_storeu_si512(words.as_mut_ptr().add(to).cast(), word) };
+#[inline]
+unsafe fn pair_up<const WHOLE: bool>(
+    from: Halves<'_>,
+    first: usize,
+    [rows, columns]: [usize; 2],
+    order: __m512i,
+    to: &mut [u32],
+) {
+    let there = if WHOLE { u16::MAX } else { ones(columns) as u16 };
+    let row = |at: usize| match WHOLE || at < rows {
+        // SAFETY: the group has the row, and the mask leaves out what is beyond the columns.
+        true => unsafe { _mm256_maskz_loadu_epi16(there, from.data.as_ptr().add(at * from.stride + first).cast()) },
+        false => _mm256_setzero_si256(),
+    };
+    for pair in 0..ROWS / 2 {
+        let both = _mm512_inserti64x4(_mm512_castsi256_si512(row(2 * pair)), row(2 * pair + 1), 1);
+        // SAFETY: pair is one of the eight.
+        unsafe {
+            let to = to.as_mut_ptr().add(pair * ROWS);
+            _mm512_storeu_si512(to.cast(), _mm512_permutexvar_epi16(order, both));
         }
     }
 }
@@ -84,7 +166,7 @@ fn ones(count: usize) -> u32 {
 
 /// The transpose of 16 × 16 words.
 #[target_feature(enable = "avx512f")]
-pub(super) fn transposed(rows: [__m512i; 16]) -> [__m512i; 16] {
+pub(crate) fn transposed(rows: [__m512i; 16]) -> [__m512i; 16] {
     // Words within 128 bits: after both steps, register 4q + c has column c of each of the four 4 × 4 blocks of rows 4q..
     let mut quads = rows;
     for q in 0..4 {

@@ -27,7 +27,46 @@ fn matrix(rows: usize, cols: usize, seed: usize) -> (Vec<u16>, usize) {
     (data, stride)
 }
 
-fn check(level: Level, sizes: Sizes, layout: BLayout, first: usize) -> Result<(), TestCaseError> {
+/// Moves the groups of rows that `lent` names to memory of their own; the tile's are NaN then.
+fn lend(tile: &mut [u16], stride: usize, lent: u8) -> (Vec<u16>, usize, Vec<Option<usize>>) {
+    let (mut memory, apart) = (vec![NAN; 3], stride + 7);
+    let groups = tile.chunks_mut(ROWS * stride).enumerate().map(|(i, group)| {
+        if lent >> (i % 8) & 1 == 0 {
+            return None;
+        }
+        let start = memory.len();
+        for row in group.chunks_mut(stride) {
+            memory.extend(&*row);
+            memory.extend([NAN; 7]);
+            row.fill(NAN);
+        }
+        Some(start)
+    });
+    let groups = groups.collect();
+    (memory, apart, groups)
+}
+
+/// a · b with either operand packed, as far as the level can. `lent` are the groups of b's rows that lie elsewhere.
+fn check(level: Level, sizes: Sizes, layout: BLayout, first: usize, lent: u8) -> Result<(), TestCaseError> {
+    let sides = [true, false].map(|a_stays| packed_side(level, layout, usize::MAX, a_stays));
+    let [one, other] = sides.map(|side| product(level, side, 0.0, sizes, layout, first, lent));
+    prop_assert_eq!(one?, other?, "{:?} {:?} {:?}", level, layout, sizes);
+    for side in sides {
+        product(level, side, 0.5, sizes, layout, first, lent)?;
+    }
+    Ok(())
+}
+
+/// The bits of the product that is added to `start`, checked against f64.
+fn product(
+    level: Level,
+    side: Side,
+    start: f32,
+    sizes: Sizes,
+    layout: BLayout,
+    first: usize,
+    lent: u8,
+) -> Result<Vec<u32>, TestCaseError> {
     let Sizes { m, n, k } = sizes;
     let (a, a_stride) = matrix(m, k, 1);
     let (b, b_stride) = match layout {
@@ -36,25 +75,41 @@ fn check(level: Level, sizes: Sizes, layout: BLayout, first: usize) -> Result<()
     };
     let first = if layout == BLayout::Kn { first } else { 0 };
     let halves = |data, stride| Halves { data, stride };
-    let (a_of, b_of) = (halves(&a[..], a_stride), halves(&b[first..], b_stride));
+    let mut tile = b.clone();
+    let (memory, memory_stride, groups) = lend(&mut tile, b_stride, lent);
+    let a_of = halves(&a[..], a_stride);
+    let b_of = Operand {
+        tile: halves(&tile[first..], b_stride),
+        lent: Some(Lent {
+            memory: halves(memory.get(first..).unwrap_or_default(), memory_stride),
+            groups: &groups,
+        }),
+    };
     let stride = n.next_multiple_of(ROWS) + ROWS;
     let mut acc = vec![f32::NAN; m.next_multiple_of(ROWS) * stride];
-    (0..m).for_each(|i| acc[i * stride..][..n].fill(0.5));
-    let columns = match packed_side(level, layout) {
+    (0..m).for_each(|i| acc[i * stride..][..n].fill(start));
+    let columns = match side {
         Side::A => m,
         Side::B => n,
     };
     let mut words = vec![u32::MAX; packed_len(columns, k)];
-    pack(level, sizes, a_of, b_of, layout, &mut words);
+    pack(side, sizes, a_of, b_of, layout, &mut words);
     let to = Acc { data: &mut acc, stride };
-    gemm(level, sizes, to, a_of, b_of, layout, &words);
+    let sums = Sums {
+        acc: to,
+        transposed: false,
+        fresh: false,
+        beside: None,
+    };
+    gemm(level, sizes, sums, a_of, b_of, side, &words);
     for i in 0..m {
         for j in 0..n {
             let of_b = |p: usize| match layout {
                 BLayout::Nk => b[j * b_stride + p],
                 BLayout::Kn => b[p * b_stride + first + j],
             };
-            let exact: f64 = 0.5 + (0..k).map(|p| float(a[i * a_stride + p]) * float(of_b(p))).sum::<f64>();
+            let exact: f64 =
+                f64::from(start) + (0..k).map(|p| float(a[i * a_stride + p]) * float(of_b(p))).sum::<f64>();
             let got = f64::from(acc[i * stride + j]);
             prop_assert!(
                 (got - exact).abs() <= 1e-6 * (k as f64).sqrt() * (1.0 + exact.abs()),
@@ -62,7 +117,8 @@ fn check(level: Level, sizes: Sizes, layout: BLayout, first: usize) -> Result<()
             );
         }
     }
-    Ok(())
+    let bits = |i: usize| acc[i * stride..][..n].iter().map(|x| x.to_bits());
+    Ok((0..m).flat_map(bits).collect())
 }
 
 proptest! {
@@ -70,10 +126,11 @@ proptest! {
     #[test]
     fn products_are_those_of_f64(
         m in 1usize..=70, n in 1usize..=70, k in 1usize..=200, kn in any::<bool>(), first in 0usize..20,
+        lent in any::<u8>(),
     ) {
         let layout = if kn { BLayout::Kn } else { BLayout::Nk };
         for level in Level::available().filter(|level| level.multiplies_bf16()) {
-            check(level, Sizes { m, n, k }, layout, first)?;
+            check(level, Sizes { m, n, k }, layout, first, lent)?;
         }
     }
 }
@@ -83,7 +140,7 @@ fn nothing_is_added_without_rows_columns_or_depth() {
     for level in Level::available().filter(|level| level.multiplies_bf16()) {
         for sizes in [[0, 4, 4], [4, 0, 4], [4, 4, 0]] {
             let [m, n, k] = sizes;
-            check(level, Sizes { m, n, k }, BLayout::Kn, 0).unwrap();
+            check(level, Sizes { m, n, k }, BLayout::Kn, 0, 0).unwrap();
         }
     }
 }

@@ -1,0 +1,154 @@
+//! Where the tiles of a program lie in scratch, and in which form: what the level's products like best, where nothing else
+//! uses the tile.
+
+use mlafuse_codegen::tile::{BLayout, Expr, Softmax, Space, Stmt, Tile, TileId, TileProgram};
+use mlafuse_tensor::DType;
+
+use crate::gemm::bf16;
+use crate::scratch::Slot;
+use crate::{CpuError, Level};
+
+/// f32 of scratch a thread beyond which a program is refused: 4 GiB, a thousand times what a useful one needs.
+const MOST_SCRATCH: usize = 1 << 30;
+
+/// The places of a program's tiles.
+pub(crate) struct Places {
+    /// By tile.
+    pub(crate) slots: Vec<Slot>,
+    /// f32 of all tiles.
+    pub(crate) arena: usize,
+    /// By tile: whether its loads may leave rows where they lie.
+    pub(crate) borrows: Vec<bool>,
+}
+
+impl Places {
+    /// The places of the tiles of `program`, which has been verified.
+    ///
+    /// # Errors
+    /// [`CpuError::TileSize`] for a tile that no scratch holds.
+    pub(crate) fn new(program: &TileProgram, level: Level) -> Result<Places, CpuError> {
+        let halves = halves(program, level);
+        let transposed = match level {
+            Level::Amx => transposed(program, &halves),
+            _ => vec![false; program.tiles.len()],
+        };
+        let (mut slots, mut arena) = (Vec::with_capacity(program.tiles.len()), 0usize);
+        for (i, tile) in program.tiles.iter().enumerate() {
+            let too_large = || CpuError::TileSize {
+                kernel: program.name.clone(),
+                tile: tile.name.clone(),
+                rows: tile.rows,
+                cols: tile.cols,
+            };
+            let slot = match (halves[i], transposed[i]) {
+                (true, _) => Slot::of_halves(arena, tile.rows, tile.cols),
+                (_, true) => Slot::of_transpose(arena, tile.rows, tile.cols),
+                _ => Slot::new(arena, tile.rows, tile.cols, tile.form.is_vector()),
+            };
+            let slot = slot.ok_or_else(too_large)?;
+            arena = arena
+                .checked_add(slot.len)
+                .filter(|&n| n <= MOST_SCRATCH)
+                .ok_or_else(too_large)?;
+            slots.push(slot);
+        }
+        let borrows = borrows(program, &halves);
+        Ok(Places { slots, arena, borrows })
+    }
+}
+
+/// The tiles that are kept as bf16 bits: shared ones of that type which are only filled and multiplied, where the level
+/// multiplies them so.
+fn halves(program: &TileProgram, level: Level) -> Vec<bool> {
+    let mut halves: Vec<bool> = program
+        .tiles
+        .iter()
+        .map(|tile| level.multiplies_bf16() && tile.space == Space::Shared && tile.dtype == DType::BF16)
+        .collect();
+    let mut pairs = Vec::new();
+    other_uses(&program.body, &mut halves, &mut pairs);
+    // A gemm takes both or none.
+    while let Some(&[a, b]) = pairs.iter().find(|[a, b]| halves[a.0] != halves[b.0]) {
+        (halves[a.0], halves[b.0]) = (false, false);
+    }
+    halves
+}
+
+/// Strikes out the tiles that something else than a load, a stage to them and a gemm uses; collects the gemms' operands.
+fn other_uses(body: &[Stmt], halves: &mut [bool], pairs: &mut Vec<[TileId; 2]>) {
+    for stmt in body {
+        match stmt {
+            Stmt::For { body, .. } | Stmt::If { body, .. } => other_uses(body, halves, pairs),
+            Stmt::Gemm { a, b, .. } => pairs.push([*a, *b]),
+            Stmt::Rotate { src, cos, sin, .. } => [src, cos, sin].iter().for_each(|tile| halves[tile.0] = false),
+            _ => {}
+        }
+    }
+}
+
+/// Scores that gemms make of b \[n, k\], bf16 bits, and a softmax uses up: the product is of b's rows as they lie, and the
+/// softmax works on many rows at a time.
+fn transposed(program: &TileProgram, halves: &[bool]) -> Vec<bool> {
+    fn find(body: &[Stmt], halves: &[bool], scores: &mut [bool]) {
+        for stmt in body {
+            match stmt {
+                Stmt::For { body, .. } | Stmt::If { body, .. } => find(body, halves, scores),
+                Stmt::Softmax(step) if in_one(step) => scores[step.scores.0] = halves[step.weights.0],
+                _ => {}
+            }
+        }
+    }
+    fn strike(body: &[Stmt], halves: &[bool], scores: &mut [bool]) {
+        for stmt in body {
+            match stmt {
+                Stmt::For { body, .. } | Stmt::If { body, .. } => strike(body, halves, scores),
+                Stmt::Gemm { b, layout, .. } if *layout == BLayout::Nk && halves[b.0] => {}
+                Stmt::Load { dst: tile, .. }
+                | Stmt::Store { src: tile, .. }
+                | Stmt::Stage { src: tile, .. }
+                | Stmt::Reduce { src: tile, .. }
+                | Stmt::Rotate { dst: tile, .. }
+                | Stmt::Gemm { acc: tile, .. } => scores[tile.0] = false,
+                Stmt::Map { dst, value } => {
+                    scores[dst.0] = false;
+                    value.walk(&mut |leaf| {
+                        if let Expr::Tile(tile) = leaf {
+                            scores[tile.0] = false;
+                        }
+                    });
+                }
+                Stmt::Softmax(step) if !(in_one(step) && halves[step.weights.0]) => scores[step.scores.0] = false,
+                _ => {}
+            }
+        }
+    }
+    let mut scores = vec![false; program.tiles.len()];
+    find(&program.body, halves, &mut scores);
+    strike(&program.body, halves, &mut scores);
+    scores
+}
+
+/// Whether the step is executed as one and not as its expansion: where the largest score is the largest scaled one.
+pub(crate) fn in_one(step: &Softmax) -> bool {
+    step.scale > 0.0
+}
+
+/// The tiles of bf16 bits whose rows may stay in device memory: each load is of a whole tile, and gemms alone read it, as
+/// their b. Its columns are whole K_STEPs, so that a row in memory may be read as far as one in the tile.
+fn borrows(program: &TileProgram, halves: &[bool]) -> Vec<bool> {
+    fn strike(program: &TileProgram, body: &[Stmt], borrows: &mut [bool]) {
+        for stmt in body {
+            match stmt {
+                Stmt::For { body, .. } | Stmt::If { body, .. } => strike(program, body, borrows),
+                Stmt::Load { dst, cols, .. } => borrows[dst.0] &= *cols == (0..program.tile(*dst).cols),
+                Stmt::Stage { dst, .. } => borrows[dst.0] = false,
+                Stmt::Gemm { a, .. } => borrows[a.0] = false,
+                _ => {}
+            }
+        }
+    }
+    let whole = |(tile, &halves): (&Tile, &bool)| halves && tile.cols.is_multiple_of(bf16::K_STEP);
+    let mut borrows = program.tiles.iter().zip(halves).map(whole).collect::<Vec<bool>>();
+    strike(program, &program.body, &mut borrows);
+    borrows
+}
