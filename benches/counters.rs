@@ -225,7 +225,8 @@ impl Step {
 
     fn plan(&self, device: &dyn Device, kind: PlanKind) -> Result<Plan> {
         let graph = layer_graph(&self.config, self.dtype, PAGE_SIZE)?;
-        Ok(plan_for(&graph, kind, &self.dims(), &machine_of(device, self.dtype))?.plan)
+        let machine = machine_of(device, self.dtype);
+        Ok(plan_for(&graph, kind, &self.dims(), &machine, device.target())?.plan)
     }
 }
 

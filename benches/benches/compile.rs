@@ -1,7 +1,7 @@
 //! DeepSeek-V3's decode attention and combine through NVRTC: cold, and from the kernel cache on disk.
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use mlafuse::{DecodeAttention, DeviceSpec, launch_dims};
+use mlafuse::{DType, DecodeAttention, DeviceSpec, launch_dims};
 use mlafuse_benches::{PAGE_SIZE, shape};
 use mlafuse_ir::target::Target;
 use mlafuse_runtime::cache::KernelCache;
@@ -9,7 +9,7 @@ use mlafuse_runtime::nvrtc::Nvrtc;
 
 fn compile(c: &mut Criterion) {
     let nvrtc = Nvrtc::load(None).expect("NVRTC: `cargo xtask setup` installs it");
-    let attention = DecodeAttention::new(shape(128), DeviceSpec::Cpu).expect("a core of a known shape");
+    let attention = DecodeAttention::new(shape(128, DType::BF16), DeviceSpec::Cpu).expect("a core of a known shape");
     let dims = launch_dims(1, 1, 4096, PAGE_SIZE);
     let folder = tempfile::tempdir().expect("a folder for the cache");
     let cache = KernelCache::open(folder.path());

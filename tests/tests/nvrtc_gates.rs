@@ -51,7 +51,7 @@ fn jobs(model: Model, kind: PlanKind, dims: &Dims, archs: &[Arch], wanted: fn(&R
     let mut jobs = Vec::new();
     for &arch in archs {
         let target = Target::for_arch(arch);
-        let plan = plan_for(&graph, kind, dims, &machine(&target, dtype));
+        let plan = plan_for(&graph, kind, dims, &machine(&target, dtype), Some(&target));
         let plan = Arc::new(plan.expect("a plan").plan);
         for region in plan.kernels.iter().filter(|region| wanted(region)) {
             let (plan, dims, target) = (Arc::clone(&plan), dims.clone(), target.clone());

@@ -30,7 +30,7 @@ enum Task {
     Demo,
     /// Set up and run every check: format, rules, lints, docs, tests
     Test(test::Args),
-    /// Run the benchmarks, or print the simulator's counters of a decode step
+    /// Run the benchmarks, compare with peers, plot, or print the simulator's counters of a decode step
     Bench(bench::Args),
     /// Run the tests and rewrite the expectations they compare with
     Bless(bless::Args),

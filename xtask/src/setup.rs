@@ -121,7 +121,7 @@ fn loader_folders() -> Vec<PathBuf> {
 }
 
 /// The name of a Python that runs.
-fn python() -> Option<&'static str> {
+pub fn python() -> Option<&'static str> {
     ["python3", "python"]
         .into_iter()
         .find(|name| runs(name, &["--version"]))

@@ -442,7 +442,7 @@ pub fn cpu_schedule(plan: &Plan, region: &Region, processor: &Processor, dims: &
         Family::Prefill { tokens } => [tokens.div_ceil(tokens.div_ceil(256)), 128, 0],
         Family::Contraction { m, n, k } => contraction([m, n, k]),
         Family::UpProjection { m, n, k } => {
-            let [block_m, _, block_k] = contraction([m, n, k]);
+            let [block_m, _, block_k] = contraction([m, usize::MAX, k]);
             [block_m, n.min(UP_COLUMNS), block_k]
         }
         // Every block of columns puts its rows together anew, and every piece of the depth asks each split for its weight.

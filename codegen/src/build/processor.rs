@@ -38,8 +38,8 @@ const LINE: usize = 32;
 const FEW: usize = 32;
 /// Blocks for each thread where a block's work is a stream of weights, so that no thread waits long for the last.
 const BLOCKS: usize = 32;
-/// Elements of the packed columns that a block keeps: half of a second-level cache of 2 MiB.
-const PACKED: usize = 512 << 10;
+/// Rows, columns and depth of a large block whose operands are copied: they and the sums are what a second-level cache holds.
+const WIDE: usize = 256;
 /// The deepest step whose columns are packed at once.
 const DEEP: usize = 4096;
 
@@ -62,7 +62,14 @@ impl Processor {
     /// Rows, columns and depth of the blocks of a contraction with so many, of operands of this type.
     pub(super) fn contraction(&self, dtype: DType, [m, n, k]: [usize; 3]) -> [usize; 3] {
         if !self.streams_bf16 || dtype != DType::BF16 || !k.is_multiple_of(LINE) {
-            return [m.min(64), n.min(64), k.min(256)];
+            // Both are copied: the larger a block, the less often, as long as there are blocks for all threads.
+            let all = m.div_ceil(WIDE).saturating_mul(n.div_ceil(WIDE));
+            let side = if m > FEW && all >= self.threads.saturating_mul(4) {
+                WIDE
+            } else {
+                WIDE / 4
+            };
+            return [m.min(side), n.min(side), k.min(WIDE)];
         }
         if m <= FEW {
             // Whole rows of weights, which then arrive as long streams.
@@ -70,7 +77,8 @@ impl Processor {
             return [m, columns.min(256).min(n), k];
         }
         let depth = if k <= DEEP { k } else { DEEP / 2 };
-        let columns = (PACKED / depth).clamp(64, 256) / 16 * 16;
+        // The packed columns that a block keeps, of two bytes an element, are half of the cache.
+        let columns = (self.second_level / 4 / depth).clamp(64, 256) / 16 * 16;
         [m.min(128), columns.min(n), depth]
     }
 }
@@ -119,7 +127,7 @@ mod tests {
         let processor = Processor {
             threads: 2,
             streams_bf16: true,
-            ..Processor::PLAIN
+            second_level: 2 << 20,
         };
         assert_eq!(processor.contraction(DType::BF16, [2048, 3072, 2048]), [128, 256, 2048]);
         assert_eq!(
@@ -139,5 +147,13 @@ mod tests {
         assert_eq!(processor.contraction(DType::BF16, [1, 7168, 1000]), [1, 64, 256]);
         assert_eq!(processor.contraction(DType::F32, [1, 7168, 2048]), [1, 64, 256]);
         assert_eq!(Processor::PLAIN.contraction(DType::BF16, [1, 7168, 2048]), [1, 64, 256]);
+        assert_eq!(
+            Processor::PLAIN.contraction(DType::BF16, [2048, 576, 2048]),
+            [256, 256, 256]
+        );
+        assert_eq!(
+            Processor::PLAIN.contraction(DType::BF16, [300, 200, 2048]),
+            [64, 64, 256]
+        );
     }
 }

@@ -1,17 +1,21 @@
 //! The buffers of a launch, held until it ends.
 
 use mlafuse_codegen::tile::Access;
+use smallvec::SmallVec;
 
 use crate::kernel::TensorParam;
 use crate::memory::{Bound, ReadLock, WriteLock};
 use crate::{CpuBuffer, CpuError};
 
+/// As many as a kernel has tensors: with no allocation up to 16.
+pub(crate) type Few<T> = SmallVec<[T; 16]>;
+
 /// The buffers that are bound to a kernel's tensor parameters, their memory locked.
 pub(crate) struct Held<'a> {
     /// Each memory once, whatever parts of it are bound.
-    locks: Vec<Lock<'a>>,
+    locks: Few<Lock<'a>>,
     /// For each parameter: its buffer, what it does with it, and the lock of the buffer's memory.
-    uses: Vec<(&'a CpuBuffer, Access, usize)>,
+    uses: Few<(&'a CpuBuffer, Access, usize)>,
 }
 
 enum Lock<'a> {
@@ -35,8 +39,8 @@ impl<'a> Held<'a> {
         }
         check_aliases(kernel, params, tensors)?;
         let mut held = Held {
-            locks: Vec::new(),
-            uses: Vec::with_capacity(params.len()),
+            locks: Few::new(),
+            uses: Few::new(),
         };
         for (i, (param, &buffer)) in params.iter().zip(tensors).enumerate() {
             let earlier = tensors[..i].iter().position(|other| other.same_memory(buffer));
@@ -61,8 +65,8 @@ impl<'a> Held<'a> {
     }
 
     /// What each parameter reads or stores to.
-    pub(crate) fn bind(&mut self) -> Vec<Bound<'_>> {
-        let whole: Vec<Bound<'_>> = self
+    pub(crate) fn bind(&mut self) -> Few<Bound<'_>> {
+        let whole: Few<Bound<'_>> = self
             .locks
             .iter_mut()
             .map(|lock| match lock {

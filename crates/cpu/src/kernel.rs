@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use mlafuse_codegen::tile::{Access, TileProgram, verify};
 use mlafuse_ir::size::{Dims, Symbol};
+use smallvec::SmallVec;
 
 use crate::binding::Held;
 use crate::block::{Launch, Step};
@@ -141,7 +142,7 @@ impl CpuKernel {
         });
     }
 
-    fn params(&self, dims: &Dims) -> Result<Vec<i64>, CpuError> {
+    fn params(&self, dims: &Dims) -> Result<SmallVec<[i64; 16]>, CpuError> {
         let value = |&symbol: &Symbol| {
             let unbound = || CpuError::Unbound {
                 kernel: self.name.clone(),
@@ -178,7 +179,7 @@ impl CpuKernel {
         let sizes = grid
             .iter()
             .map(|&n| u64::try_from(n).map_err(|_| error()))
-            .collect::<Result<Vec<u64>, CpuError>>()?;
+            .collect::<Result<SmallVec<[u64; 3]>, CpuError>>()?;
         if sizes.contains(&0) {
             return Ok(0);
         }

@@ -9,8 +9,7 @@
 //! - the same inputs give bitwise the same outputs whatever the number of threads: a block's work never depends on another
 //!   block, each gemm element is one chain over k in ascending order, each row sum has one fixed tree;
 //! - `unsafe` stands in `memory` and `binding` (shared stores, parts of one memory), `level` (calling code compiled
-//!   for a feature) and the micro-kernels under `gemm` and
-//!   `softmax`.
+//!   for a feature), `peak` (the same) and the micro-kernels under `gemm` and `softmax`.
 //!
 //! [`TileProgram`]: mlafuse_codegen::tile::TileProgram
 
@@ -26,6 +25,7 @@ mod kernel;
 mod level;
 mod math;
 mod memory;
+mod peak;
 mod place;
 mod rows;
 mod scratch;
@@ -37,3 +37,4 @@ pub use error::CpuError;
 pub use kernel::{CpuKernel, Options};
 pub use level::Level;
 pub use memory::CpuBuffer;
+pub use peak::{Peak, read};

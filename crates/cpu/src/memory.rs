@@ -17,6 +17,8 @@ const ALIGN: usize = 64;
 #[repr(C, align(64))]
 pub(crate) struct Line([u8; ALIGN]);
 
+const ZEROS: Line = Line([0; ALIGN]);
+
 fn bytes_of(lines: &[Line]) -> &[u8] {
     // SAFETY: lines are initialised, contiguous bytes without padding.
     unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), ALIGN * lines.len()) }
@@ -27,19 +29,19 @@ fn bytes_of_mut(lines: &mut [Line]) -> &mut [u8] {
     unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), ALIGN * lines.len()) }
 }
 
-/// So many lines of zeros, in huge pages where they are many and the system gives such pages.
-fn zeros(count: usize) -> Vec<Line> {
-    let mut lines = Vec::with_capacity(count);
+/// So many elements, in huge pages where they are many and the system gives such pages.
+pub(crate) fn filled<T: Clone>(count: usize, value: T) -> Vec<T> {
+    let mut all = Vec::with_capacity(count);
     // Before the first write: what a page is, is decided then.
-    advise_huge(lines.spare_capacity_mut());
-    lines.resize(count, Line([0; ALIGN]));
-    lines
+    advise_huge(all.spare_capacity_mut());
+    all.resize(count, value);
+    all
 }
 
 /// Asks for huge pages, with which weights and caches that are read once from end to end arrive a tenth faster. A system that
 /// refuses changes nothing.
 #[cfg(target_os = "linux")]
-fn advise_huge(memory: &mut [std::mem::MaybeUninit<Line>]) {
+fn advise_huge<T>(memory: &mut [std::mem::MaybeUninit<T>]) {
     const HUGE: usize = 2 << 20;
     let bytes = size_of_val(memory);
     let start = memory.as_mut_ptr().cast::<u8>();
@@ -52,7 +54,7 @@ fn advise_huge(memory: &mut [std::mem::MaybeUninit<Line>]) {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn advise_huge(_: &mut [std::mem::MaybeUninit<Line>]) {}
+fn advise_huge<T>(_: &mut [std::mem::MaybeUninit<T>]) {}
 
 /// A buffer of bytes, 64-byte aligned, without an element type: a kernel's parameter says how it is read. Clones are the
 /// same memory, and so is a part of it.
@@ -69,7 +71,7 @@ pub struct CpuBuffer {
 impl CpuBuffer {
     /// A buffer of `bytes` zero bytes.
     pub fn zeroed(bytes: usize) -> CpuBuffer {
-        let lines = zeros(bytes.div_ceil(ALIGN));
+        let lines = filled(bytes.div_ceil(ALIGN), ZEROS);
         CpuBuffer {
             memory: Arc::new(RwLock::new(lines)),
             range: 0..bytes,
@@ -78,7 +80,7 @@ impl CpuBuffer {
 
     /// A buffer that holds a copy of `bytes`.
     pub fn from_bytes(bytes: &[u8]) -> CpuBuffer {
-        let mut lines = zeros(bytes.len().div_ceil(ALIGN));
+        let mut lines = filled(bytes.len().div_ceil(ALIGN), ZEROS);
         bytes_of_mut(&mut lines)[..bytes.len()].copy_from_slice(bytes);
         CpuBuffer {
             memory: Arc::new(RwLock::new(lines)),
@@ -319,8 +321,8 @@ pub(crate) fn store_words(to: &[AtomicU32], from: &[u32]) {
         .for_each(|(to, value)| to.store(*value, Ordering::Relaxed));
 }
 
-/// Copies bytes by one instruction, which stores whole lines at a time where a loop of atomics stores element by element.
-/// Like those it has a meaning where another thread stores to the same memory: the bytes are then of one or the other.
+/// Copies bytes in assembly, sixteen at a time, where a loop of atomics would store element by element. Like those it has a
+/// meaning where another thread stores to the same memory: each byte is then of one or the other.
 ///
 /// # Safety
 /// `len` bytes are atomics at `to`, and initialised at `from`.
@@ -329,11 +331,32 @@ unsafe fn store_bytes(to: *const u8, from: *const u8, len: usize) {
     // SAFETY: the caller's promise; the direction flag is clear outside of assembly.
     unsafe {
         std::arch::asm!(
+            "test {lines}, {lines}",
+            "jz 3f",
+            "2:",
+            "movups {a}, [rsi]",
+            "movups {b}, [rsi + 16]",
+            "movups {c}, [rsi + 32]",
+            "movups {d}, [rsi + 48]",
+            "movups [rdi], {a}",
+            "movups [rdi + 16], {b}",
+            "movups [rdi + 32], {c}",
+            "movups [rdi + 48], {d}",
+            "add rsi, 64",
+            "add rdi, 64",
+            "dec {lines}",
+            "jnz 2b",
+            "3:",
             "rep movsb",
-            inout("rcx") len => _,
+            lines = inout(reg) len / ALIGN => _,
+            a = out(xmm_reg) _,
+            b = out(xmm_reg) _,
+            c = out(xmm_reg) _,
+            d = out(xmm_reg) _,
+            inout("rcx") len % ALIGN => _,
             inout("rdi") to => _,
             inout("rsi") from => _,
-            options(nostack, preserves_flags),
+            options(nostack),
         );
     }
 }

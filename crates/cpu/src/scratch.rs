@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use crate::expr::Registers;
 use crate::gemm::bf16::ROWS;
+use crate::memory::filled;
 use crate::view::Place;
 
 /// f32 past the end of every slot, so that a vector that starts inside a row may be read whole.
@@ -206,10 +207,10 @@ impl Scratch {
     }
 }
 
-/// Makes `vec` at least `len` long.
+/// Makes `vec` at least `len` long; what it held is lost then.
 pub(crate) fn grow<T: Clone>(vec: &mut Vec<T>, len: usize, value: T) {
     if vec.len() < len {
-        vec.resize(len, value);
+        *vec = filled(len, value);
     }
 }
 

@@ -94,6 +94,17 @@ impl RopeTable {
 }
 
 impl RopeFrequencies {
+    /// Whether contexts of up to so many tokens and of up to so many others have the same frequencies. Longrope has others for
+    /// long contexts than for short ones; else nothing depends on the length.
+    pub fn agree(config: &MlaConfig, longest: usize, other: usize) -> bool {
+        match &config.rope.scaling {
+            RopeScaling::LongRope {
+                original_max_position, ..
+            } => (longest > *original_max_position) == (other > *original_max_position),
+            _ => true,
+        }
+    }
+
     /// The frequencies of a config for contexts up to `longest_context` tokens.
     pub fn new(config: &MlaConfig, longest_context: usize) -> RopeFrequencies {
         let (d_rope, theta) = (config.d_rope, config.rope.theta);

@@ -1,6 +1,5 @@
 //! Dimensions, and products of dimensions.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 /// A dimension known only at launch, written as one upper-case letter.
@@ -37,6 +36,14 @@ impl Symbol {
     /// The symbol written as `letter`, if that is an upper-case ASCII letter.
     pub fn new(letter: char) -> Option<Symbol> {
         letter.is_ascii_uppercase().then_some(Symbol(letter as u8))
+    }
+
+    /// There are so many.
+    const COUNT: usize = 26;
+
+    /// Its place in the alphabet, below [`Symbol::COUNT`].
+    fn index(self) -> usize {
+        usize::from(self.0 - b'A')
     }
 
     /// The letter it is written as.
@@ -98,7 +105,7 @@ impl fmt::Display for Dim {
 
 /// The values of the symbols for one launch, or the typical values a cost model is asked about.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Dims(BTreeMap<Symbol, usize>);
+pub struct Dims([Option<usize>; Symbol::COUNT]);
 
 impl Dims {
     /// No symbol bound.
@@ -108,18 +115,19 @@ impl Dims {
 
     /// These and `symbol = value`.
     pub fn with(mut self, symbol: Symbol, value: usize) -> Dims {
-        self.0.insert(symbol, value);
+        self.0[symbol.index()] = Some(value);
         self
     }
 
     /// The value of `symbol`, if bound.
     pub fn get(&self, symbol: Symbol) -> Option<usize> {
-        self.0.get(&symbol).copied()
+        self.0[symbol.index()]
     }
 
     /// All bindings, in the symbols' order.
     pub fn iter(&self) -> impl Iterator<Item = (Symbol, usize)> + '_ {
-        self.0.iter().map(|(&s, &n)| (s, n))
+        let symbols = (b'A'..=b'Z').map(Symbol).zip(&self.0);
+        symbols.filter_map(|(symbol, value)| Some((symbol, (*value)?)))
     }
 }
 

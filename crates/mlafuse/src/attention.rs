@@ -157,8 +157,8 @@ impl DecodeAttention {
         bind("cache", inputs.cache)?;
         for (name, values) in [
             ("block_table", inputs.block_table.to_i32_vec()?),
-            ("q_len", to_i32(inputs.q_len)),
-            ("kv_len", to_i32(inputs.kv_len)),
+            ("q_len", to_i32(inputs.q_len).collect()),
+            ("kv_len", to_i32(inputs.kv_len).collect()),
         ] {
             bind(name, &HostTensor::from_i32(&[values.len()], &values)?)?;
         }

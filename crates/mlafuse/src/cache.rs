@@ -18,8 +18,23 @@ use crate::pages::{CopiedRows, LARGEST, Pages};
 /// [`MlaLayer::new_cache`](crate::MlaLayer::new_cache).
 pub struct PagedKvCache {
     pub(crate) pages: Pages,
+    /// Of the last step, kept so that the next need not allocate.
+    pub(crate) lists: Lists,
     pub(crate) rows: Rows,
     pub(crate) layout: Layout,
+}
+
+/// A step's integers.
+#[derive(Debug, Default)]
+pub(crate) struct Lists {
+    /// Tokens of each sequence, the new ones included.
+    pub lens: Vec<usize>,
+    /// The same for the device.
+    pub kv_len: Vec<i32>,
+    /// New tokens of each sequence.
+    pub q_len: Vec<i32>,
+    /// \[B, P\].
+    pub block_table: Vec<i32>,
 }
 
 /// Where a row's elements lie.
@@ -69,7 +84,16 @@ impl PagedKvCache {
             buffer: device.alloc("cache", bytes)?,
             device,
         };
-        Ok(PagedKvCache { pages, rows, layout })
+        Ok(PagedKvCache::of(pages, rows, layout))
+    }
+
+    fn of(pages: Pages, rows: Rows, layout: Layout) -> PagedKvCache {
+        PagedKvCache {
+            pages,
+            lists: Lists::default(),
+            rows,
+            layout,
+        }
     }
 
     pub(crate) fn of_reference(f64: bool, pages: Pages, layout: Layout) -> Result<PagedKvCache, Error> {
@@ -87,7 +111,7 @@ impl PagedKvCache {
             true => Rows::F64(Value::floats(&shape, vec![0.0; elements])),
             false => Rows::F32(Value::floats(&shape, vec![0.0; elements])),
         };
-        Ok(PagedKvCache { pages, rows, layout })
+        Ok(PagedKvCache::of(pages, rows, layout))
     }
 
     /// Number of sequences, B.
@@ -131,7 +155,8 @@ impl PagedKvCache {
     /// # Errors
     /// Where memory does not suffice.
     pub fn block_table(&self) -> Result<HostTensor, Error> {
-        let (table, width) = self.pages.table();
+        let mut table = Vec::new();
+        let width = self.pages.write_table(&mut table);
         Ok(HostTensor::from_i32(&[self.sequences(), width], &table)?)
     }
 
@@ -141,12 +166,19 @@ impl PagedKvCache {
     /// # Errors
     /// [`Error::CacheFull`], with nothing reserved; [`Error::Count`], [`Error::Length`].
     pub fn grow(&mut self, tokens: &[usize]) -> Result<(), Error> {
-        let lens = self.grown("tokens", tokens, LARGEST)?;
+        let mut lens = Vec::new();
+        self.grown("tokens", tokens, LARGEST, &mut lens)?;
         self.pages.reserve(&lens)
     }
 
-    /// The lengths after `new` tokens more, each at most `longest`.
-    pub(crate) fn grown(&self, argument: &'static str, new: &[usize], longest: usize) -> Result<Vec<usize>, Error> {
+    /// Makes `lens` the lengths after `new` tokens more, each at most `longest`.
+    pub(crate) fn grown(
+        &self,
+        argument: &'static str,
+        new: &[usize],
+        longest: usize,
+        lens: &mut Vec<usize>,
+    ) -> Result<(), Error> {
         let expected = self.sequences();
         if new.len() != expected {
             return Err(Error::Count {
@@ -156,18 +188,19 @@ impl PagedKvCache {
             });
         }
         let longest = longest.min(LARGEST);
-        let grown = new.iter().enumerate().map(|(sequence, &new)| {
+        lens.clear();
+        for (sequence, &new) in new.iter().enumerate() {
             let len = self.len(sequence).unwrap_or(0);
             let allowed = || format!("at most {} after {len} cached ones", longest.saturating_sub(len));
             let grown = len.checked_add(new).filter(|&grown| grown <= longest);
-            grown.ok_or_else(|| Error::Length {
+            lens.push(grown.ok_or_else(|| Error::Length {
                 argument,
                 sequence,
                 found: new,
                 allowed: allowed(),
-            })
-        });
-        grown.collect()
+            })?);
+        }
+        Ok(())
     }
 
     /// Makes the empty sequence `to` a continuation of what `from` holds, as for several answers to one prompt. They share the

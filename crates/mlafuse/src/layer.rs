@@ -1,25 +1,22 @@
 //! One attention layer: weights, and steps over a paged cache.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mlafuse_ir::config::MlaConfig;
-use mlafuse_ir::graph::Graph;
 use mlafuse_ir::interp::interpret_stored;
 use mlafuse_ir::rope::{RopeFrequencies, RopeTable};
-use mlafuse_ir::size::Dims;
-use mlafuse_runtime::{Buffer, Device, DeviceSpec, Executable, Splits, open};
+use mlafuse_runtime::{Buffer, DeviceSpec, Splits, open};
 use mlafuse_tensor::{Checkpoint, DType, HostTensor};
 use mlafuse_tune::Records;
 
 use crate::Error;
-use crate::cache::{Layout, PagedKvCache, Rows};
-use crate::load::{LoadProgress, Report, load};
-use crate::memory::{download, upload, upload_ints};
+use crate::cache::{Layout, Lists, PagedKvCache, Rows};
+use crate::load::LoadProgress;
+use crate::on_device::{OnDevice, StepInputs, Told};
 use crate::pages::Pages;
-use crate::plan::{PlanKind, PreparedLayer, check_storage, launch_dims, layer_graph, machine_of};
+use crate::plan::{PlanKind, check_storage, layer_graph};
 use crate::reference::Reference;
-use crate::step::{Batch, Step, check, to_i32, zero_padding};
+use crate::step::{Batch, Step, check, check_out, to_i32, zero_padding};
 use crate::weights::LayerWeights;
 
 /// How a layer is stored and computed.
@@ -67,20 +64,10 @@ enum Backend {
     F64(Reference<f64>),
 }
 
-/// Weights on a device, and the plans made so far.
-struct OnDevice {
-    device: Arc<dyn Device>,
-    layer: PreparedLayer,
-    weights: BTreeMap<String, Buffer>,
-    /// Where its kernels' schedules are looked up.
-    records: Arc<Records>,
-    /// By the B, T and S that they were made for.
-    executables: Mutex<BTreeMap<[usize; 3], Arc<Executable>>>,
-}
-
 /// Rope tables, and their copies on the device.
 struct Rope {
-    frequencies: RopeFrequencies,
+    /// Tokens of the longest sequence that they were made for.
+    longest: usize,
     table: RopeTable,
     buffers: Option<[Buffer; 2]>,
 }
@@ -165,8 +152,7 @@ impl MlaLayer {
     /// [`TuningRecords::of_user`]: crate::TuningRecords::of_user
     pub fn with_records(mut self, records: Arc<Records>) -> MlaLayer {
         if let Backend::Device(on_device) = &mut self.backend {
-            on_device.records = records;
-            on_device.executables = Mutex::default();
+            on_device.use_records(records);
         }
         self
     }
@@ -199,7 +185,7 @@ impl MlaLayer {
         let pages = Pages::new(sequences, max_tokens, self.options.page_size)?;
         let layout = Layout::new(&self.config, self.options.dtype);
         match &self.backend {
-            Backend::Device(backend) => PagedKvCache::on_device(Arc::clone(&backend.device), pages, layout),
+            Backend::Device(backend) => PagedKvCache::on_device(backend.device(), pages, layout),
             Backend::F32(_) => PagedKvCache::of_reference(false, pages, layout),
             Backend::F64(_) => PagedKvCache::of_reference(true, pages, layout),
         }
@@ -214,54 +200,107 @@ impl MlaLayer {
     /// Where an argument does not suit the layer or the cache, a sequence grows past the model's longest context, or the
     /// cache is full. The cache's lengths are then what they were.
     pub fn step(&self, cache: &mut PagedKvCache, hidden: &HostTensor, new_tokens: &[usize]) -> Result<Step, Error> {
-        let lens = check(self, cache, hidden, new_tokens)?;
-        let _span = tracing::debug_span!("step", hidden = ?hidden.shape(), ?new_tokens).entered();
-        if new_tokens.iter().all(|&new| new == 0) {
-            let out = HostTensor::zeros(self.out_type(), hidden.shape())?;
-            return Ok(Step {
-                out,
-                kernels: Vec::new(),
-                notes: Vec::new(),
-            });
-        }
-        cache.pages.reserve(&lens)?;
-        let (block_table, table_width) = cache.pages.table();
-        let longest = lens.iter().copied().max().unwrap_or(0);
-        let (q_len, kv_len) = (to_i32(new_tokens), to_i32(&lens));
-        let batch = Batch {
-            hidden,
-            q_len,
-            kv_len,
-            block_table,
-            table_width,
-            longest,
-        };
-        let mut step = self.run(cache, &batch)?;
-        zero_padding(&mut step.out, new_tokens);
-        cache.pages.commit(&lens);
-        Ok(step)
-    }
-
-    fn run(&self, cache: &mut PagedKvCache, batch: &Batch<'_>) -> Result<Step, Error> {
-        let rope = self.rope(batch.longest, batch.room(cache.page_size()))?;
-        let dims = batch.dims(cache, rope.table.positions);
-        let of_reference = |out| Step {
-            out,
+        let mut step = Step {
+            out: HostTensor::zeros(self.out_type(), hidden.shape())?,
             kernels: Vec::new(),
             notes: Vec::new(),
         };
+        let Step { out, kernels, notes } = &mut step;
+        self.advance(cache, hidden, new_tokens, out, &mut |executable, frame| {
+            kernels.extend(executable.kernel_times(frame));
+            notes.extend_from_slice(&executable.plan().notes);
+        })?;
+        Ok(step)
+    }
+
+    /// As [`MlaLayer::step`], into `out`: a tensor of the shape of `hidden`, in f32 or, for the f64 reference, f64. On the processor
+    /// a step allocates nothing once one with as many rows and as much room in the cache has been.
+    ///
+    /// # Errors
+    /// As [`MlaLayer::step`], and where `out` has another shape or type.
+    pub fn step_into(
+        &self,
+        cache: &mut PagedKvCache,
+        hidden: &HostTensor,
+        new_tokens: &[usize],
+        out: &mut HostTensor,
+    ) -> Result<(), Error> {
+        check_out(out, hidden, self.out_type())?;
+        self.advance(cache, hidden, new_tokens, out, &mut |_, _| ())
+    }
+
+    /// A step into `out`; `told` hears of what ran on a device.
+    fn advance(
+        &self,
+        cache: &mut PagedKvCache,
+        hidden: &HostTensor,
+        new_tokens: &[usize],
+        out: &mut HostTensor,
+        told: Told<'_>,
+    ) -> Result<(), Error> {
+        let mut lists = std::mem::take(&mut cache.lists);
+        let result = self.advance_with(&mut lists, cache, hidden, new_tokens, out, told);
+        cache.lists = lists;
+        result
+    }
+
+    fn advance_with(
+        &self,
+        lists: &mut Lists,
+        cache: &mut PagedKvCache,
+        hidden: &HostTensor,
+        new_tokens: &[usize],
+        out: &mut HostTensor,
+        told: Told<'_>,
+    ) -> Result<(), Error> {
+        check(self, cache, hidden, new_tokens, &mut lists.lens)?;
+        let _span = tracing::debug_span!("step", hidden = ?hidden.shape(), ?new_tokens).entered();
+        if new_tokens.iter().all(|&new| new == 0) {
+            out.bytes_mut().fill(0);
+            return Ok(());
+        }
+        cache.pages.reserve(&lists.lens)?;
+        let table_width = cache.pages.write_table(&mut lists.block_table);
+        for (list, lens) in [(&mut lists.q_len, new_tokens), (&mut lists.kv_len, &lists.lens)] {
+            list.clear();
+            list.extend(to_i32(lens));
+        }
+        let batch = Batch {
+            hidden,
+            lists,
+            table_width,
+            longest: lists.lens.iter().copied().max().unwrap_or(0),
+        };
+        self.run(cache, &batch, out, told)?;
+        zero_padding(out, new_tokens);
+        cache.pages.commit(&lists.lens);
+        Ok(())
+    }
+
+    fn run(
+        &self,
+        cache: &mut PagedKvCache,
+        batch: &Batch<'_>,
+        out: &mut HostTensor,
+        told: Told<'_>,
+    ) -> Result<(), Error> {
+        let rope = self.rope(batch.longest, batch.room(cache.page_size()))?;
+        let dims = batch.dims(cache, rope.table.positions);
         match (&self.backend, &mut cache.rows) {
             (Backend::Device(backend), Rows::Device { buffer, .. }) => {
-                backend.step(batch, &dims, &rope, buffer, &self.options)
+                let inputs = StepInputs {
+                    batch,
+                    dims: &dims,
+                    rope: rope.buffers.as_ref(),
+                    cache: buffer,
+                };
+                return backend.step(&inputs, &self.options, out, told);
             }
-            (Backend::F32(backend), Rows::F32(rows)) => {
-                Ok(of_reference(backend.step(batch, &dims, &rope.table, rows)?))
-            }
-            (Backend::F64(backend), Rows::F64(rows)) => {
-                Ok(of_reference(backend.step(batch, &dims, &rope.table, rows)?))
-            }
-            (_, rows) => Err(mismatch("memory", self.options.device, rows_name(rows))),
+            (Backend::F32(backend), Rows::F32(rows)) => *out = backend.step(batch, &dims, &rope.table, rows)?,
+            (Backend::F64(backend), Rows::F64(rows)) => *out = backend.step(batch, &dims, &rope.table, rows)?,
+            (_, rows) => return Err(mismatch("memory", self.options.device, rows_name(rows))),
         }
+        Ok(())
     }
 
     fn out_type(&self) -> DType {
@@ -302,12 +341,11 @@ impl MlaLayer {
     /// Tables for sequences with room for `room` tokens, of which the longest has `longest`. Longrope has other frequencies for
     /// long sequences than for short ones; else nothing depends on the lengths.
     fn rope(&self, longest: usize, room: usize) -> Result<Arc<Rope>, Error> {
-        let frequencies = RopeFrequencies::new(&self.config, longest);
         let positions = room.min(self.config.max_position).max(longest);
         let mut kept = self.rope.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(rope) = kept.as_ref()
             && rope.table.positions >= positions
-            && rope.frequencies == frequencies
+            && RopeFrequencies::agree(&self.config, rope.longest, longest)
         {
             return Ok(Arc::clone(rope));
         }
@@ -317,7 +355,7 @@ impl MlaLayer {
             _ => None,
         };
         let rope = Arc::new(Rope {
-            frequencies,
+            longest,
             table,
             buffers,
         });
@@ -339,84 +377,5 @@ fn rows_name(rows: &Rows) -> String {
         Rows::Device { device, .. } => device.name(),
         Rows::F32(_) => DeviceSpec::Reference { f64: false }.to_string(),
         Rows::F64(_) => DeviceSpec::Reference { f64: true }.to_string(),
-    }
-}
-
-impl OnDevice {
-    fn new(
-        device: Arc<dyn Device>,
-        graph: &Graph,
-        weights: &LayerWeights,
-        dtype: DType,
-        report: Report<'_>,
-    ) -> Result<OnDevice, Error> {
-        let _span = tracing::info_span!("load", device = %device.name(), %dtype).entered();
-        let layer = PreparedLayer::new(graph, &machine_of(device.as_ref(), dtype), device.target())?;
-        let weights = load(device.as_ref(), &layer.prepared.weights, weights, report)?;
-        Ok(OnDevice {
-            device,
-            layer,
-            weights,
-            records: Arc::new(Records::of_user()),
-            executables: Mutex::default(),
-        })
-    }
-
-    fn rope_buffers(&self, table: &RopeTable) -> Result<[Buffer; 2], Error> {
-        let shape = [table.positions, table.d_half];
-        let upload = |name, values: &[f32]| upload(self.device.as_ref(), name, &HostTensor::from_f32(&shape, values)?);
-        Ok([upload("rope_cos", &table.cos)?, upload("rope_sin", &table.sin)?])
-    }
-
-    fn step(
-        &self,
-        batch: &Batch<'_>,
-        dims: &Dims,
-        rope: &Rope,
-        cache: &Buffer,
-        options: &LayerOptions,
-    ) -> Result<Step, Error> {
-        let room = batch.room(options.page_size);
-        let executable = self.executable(dims, room, options)?;
-        let dims = &options.splits.bind(dims, room, self.device.as_ref());
-        let device = self.device.as_ref();
-        let mut inputs = self.weights.clone();
-        let mut bind = |name: &str, buffer: Buffer| inputs.insert(name.to_string(), buffer);
-        let hidden = batch.hidden.to_dtype(options.dtype);
-        bind("hidden", upload(device, "hidden", &hidden)?);
-        for (name, values) in [
-            ("block_table", &batch.block_table),
-            ("q_len", &batch.q_len),
-            ("kv_len", &batch.kv_len),
-        ] {
-            bind(name, upload_ints(device, name, values)?);
-        }
-        bind("cache", cache.clone());
-        if let Some([cos, sin]) = &rope.buffers {
-            bind("rope_cos", cos.clone());
-            bind("rope_sin", sin.clone());
-        }
-        let run = executable.run(dims, &inputs)?;
-        let out = download(device, &run, "out", options.dtype, batch.hidden.shape())?.to_dtype(DType::F32);
-        Ok(Step {
-            out,
-            kernels: run.kernels,
-            notes: executable.plan().notes.clone(),
-        })
-    }
-
-    /// The executable for launches of about these sizes, for at most `room` cached tokens a sequence.
-    fn executable(&self, dims: &Dims, room: usize, options: &LayerOptions) -> Result<Arc<Executable>, Error> {
-        let class @ [sequences, new_tokens, cached] = options.splits.class(dims, room);
-        let mut executables = self.executables.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(executable) = executables.get(&class) {
-            return Ok(Arc::clone(executable));
-        }
-        let hint = launch_dims(sequences, new_tokens, cached, options.page_size);
-        let plan = self.layer.plan(options.plan, &hint)?.plan;
-        let device = Arc::clone(&self.device);
-        let executable = Arc::new(Executable::with_schedules(device, plan, &hint, self.records.as_ref())?);
-        executables.insert(class, Arc::clone(&executable));
-        Ok(executable)
     }
 }

@@ -40,6 +40,7 @@ mod fusion;
 mod layer;
 mod load;
 mod memory;
+mod on_device;
 mod pages;
 mod plan;
 mod reference;

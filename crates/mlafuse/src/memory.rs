@@ -71,11 +71,6 @@ impl<'a> Place<'a> {
     }
 }
 
-/// A copy of integers on a device, under a name for reports.
-pub(crate) fn upload_ints(device: &dyn Device, name: &str, values: &[i32]) -> Result<Buffer, Error> {
-    upload(device, name, &HostTensor::from_i32(&[values.len()], values)?)
-}
-
 /// The first elements of the output `name` of a run, as a tensor.
 pub(crate) fn download(
     device: &dyn Device,

@@ -37,6 +37,16 @@ struct Sequence {
     len: usize,
 }
 
+impl Sequence {
+    /// An empty one that grows to so many pages without allocating.
+    fn with_room(pages: usize) -> Sequence {
+        Sequence {
+            pages: Vec::with_capacity(pages),
+            len: 0,
+        }
+    }
+}
+
 impl Pages {
     /// Pages for `sequences` times `max_tokens` tokens.
     pub fn new(sequences: usize, max_tokens: usize, page_size: usize) -> Result<Pages, Error> {
@@ -61,7 +71,7 @@ impl Pages {
             total,
             room: room.max(1),
             free,
-            sequences: vec![Sequence::default(); sequences],
+            sequences: (0..sequences).map(|_| Sequence::with_room(room)).collect(),
             owners: vec![0; total],
             garbage: None,
         })
@@ -180,9 +190,9 @@ impl Pages {
         Ok(())
     }
 
-    /// The block table, \[sequences, width\], and its width: entries for the tokens that each sequence was promised, doubled
+    /// Makes `table` the block table, \[sequences, width\], and gives its width: entries for the tokens that each sequence was promised, doubled
     /// until the longest fits, so that it seldom changes. Entries past a sequence's pages mean nothing.
-    pub fn table(&self) -> (Vec<i32>, usize) {
+    pub fn write_table(&self, table: &mut Vec<i32>) -> usize {
         let most = self.sequences.iter().map(|sequence| sequence.pages.len()).max();
         let times = most.unwrap_or(0).div_ceil(self.room).next_power_of_two();
         let width = self.room * times;
@@ -190,13 +200,13 @@ impl Pages {
             random: SplitMix(seed),
             pages: self.total,
         });
-        let mut table = Vec::with_capacity(self.sequences.len() * width);
+        table.clear();
         for sequence in &self.sequences {
             table.extend(&sequence.pages);
             let unused = width - sequence.pages.len();
             table.extend((0..unused).map(|_| garbage.as_mut().map_or(-1, Garbage::next)));
         }
-        (table, width)
+        width
     }
 
     /// From now on unused entries of the block table hold numbers that follow from `seed`: huge ones, negative ones, and those
@@ -244,6 +254,12 @@ impl SplitMix {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn table(pages: &Pages) -> (Vec<i32>, usize) {
+        let mut table = Vec::new();
+        let width = pages.write_table(&mut table);
+        (table, width)
+    }
     use proptest::prelude::*;
 
     #[derive(Clone, Debug)]
@@ -310,7 +326,7 @@ mod tests {
                     let free = pages.free().iter().filter(|&&free| free == page).count();
                     prop_assert_eq!((owned(page) as u32, free), (pages.owners[page as usize], usize::from(owned(page) == 0)));
                 }
-                let (table, width) = pages.table();
+                let (table, width) = table(&pages);
                 prop_assert!(table.len() == 3 * width && width >= 12usize.div_ceil(page_size));
                 for (sequence, text) in texts.iter().enumerate() {
                     prop_assert_eq!(pages.len(sequence), Some(text.len()));
@@ -328,7 +344,7 @@ mod tests {
         let mut pages = Pages::new(2, 8, 2).unwrap();
         for (lens, width) in [([0, 0], 4), ([1, 8], 4), ([1, 9], 8), ([1, 14], 8)] {
             pages.reserve(&lens).unwrap();
-            assert_eq!(pages.table().1, width, "{lens:?}");
+            assert_eq!(table(&pages).1, width, "{lens:?}");
         }
     }
 
@@ -336,10 +352,10 @@ mod tests {
     fn garbage_is_in_unused_entries_only() {
         let mut pages = Pages::new(2, 40, 2).unwrap();
         pages.reserve(&[5, 0]).unwrap();
-        let (plain, width) = pages.table();
+        let (plain, width) = table(&pages);
         let tables = [1, 2].map(|seed| {
             pages.scramble(seed);
-            pages.table().0
+            table(&pages).0
         });
         assert_eq!(tables[0][..3], plain[..3]);
         assert_eq!(tables[1][..3], plain[..3]);

@@ -198,12 +198,19 @@ impl PreparedLayer {
 }
 
 /// Rewrites and plans `graph` (of [`layer_graph`]) for launches of the sizes in `dims` (of [`launch_dims`]) on `machine`, as
-/// [`MlaLayer`](crate::MlaLayer) does: what its weights alone decide first ([`PreparedLayer`]).
+/// [`MlaLayer`](crate::MlaLayer) does: what its weights alone decide first ([`PreparedLayer`]). With a part as `target`, what
+/// does not fit it, or is cheaper apart, is not fused.
 ///
 /// # Errors
 /// Where the graph is not sound or `dims` lacks a symbol.
-pub fn plan_for(graph: &Graph, kind: PlanKind, dims: &Dims, machine: &Machine) -> Result<LayerPlan, Error> {
-    PreparedLayer::new(graph, machine, None)?.plan(kind, dims)
+pub fn plan_for(
+    graph: &Graph,
+    kind: PlanKind,
+    dims: &Dims,
+    machine: &Machine,
+    target: Option<&Target>,
+) -> Result<LayerPlan, Error> {
+    PreparedLayer::new(graph, machine, target)?.plan(kind, dims)
 }
 
 #[cfg(test)]
@@ -216,7 +223,7 @@ mod tests {
         let config = mlafuse_ir::presets::preset("deepseek-v3").unwrap();
         let graph = layer_graph(&config, DType::BF16, 64).unwrap();
         let machine = machine(&Target::for_arch(Arch::Sm80), DType::BF16);
-        plan_for(&graph, kind, &launch_dims(1, new_tokens, cached, 64), &machine).unwrap()
+        plan_for(&graph, kind, &launch_dims(1, new_tokens, cached, 64), &machine, None).unwrap()
     }
 
     fn has(plan: &Plan, wanted: fn(&RegionKind) -> bool) -> bool {

@@ -101,10 +101,19 @@ impl<F: Number> Reference<F> {
         bind("rope_sin", table(&rope.sin));
         bind(
             "block_table",
-            Value::ints(&[batch.q_len.len(), batch.table_width], batch.block_table.clone()),
+            Value::ints(
+                &[batch.lists.q_len.len(), batch.table_width],
+                batch.lists.block_table.clone(),
+            ),
         );
-        bind("q_len", Value::ints(&[batch.q_len.len()], batch.q_len.clone()));
-        bind("kv_len", Value::ints(&[batch.kv_len.len()], batch.kv_len.clone()));
+        bind(
+            "q_len",
+            Value::ints(&[batch.lists.q_len.len()], batch.lists.q_len.clone()),
+        );
+        bind(
+            "kv_len",
+            Value::ints(&[batch.lists.kv_len.len()], batch.lists.kv_len.clone()),
+        );
         bind("cache", cache.clone());
         let mut outputs = (self.interpret)(&self.graph, dims, &inputs)?;
         let out = outputs.remove("out").unwrap_or_else(|| Value::floats(&[0], Vec::new()));

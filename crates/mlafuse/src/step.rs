@@ -2,9 +2,9 @@
 
 use mlafuse_ir::size::{Dims, Symbol};
 use mlafuse_runtime::KernelTime;
-use mlafuse_tensor::HostTensor;
+use mlafuse_tensor::{DType, HostTensor};
 
-use crate::cache::PagedKvCache;
+use crate::cache::{Lists, PagedKvCache};
 use crate::plan::launch_dims;
 use crate::{Error, MlaLayer};
 
@@ -23,12 +23,8 @@ pub struct Step {
 pub(crate) struct Batch<'a> {
     /// \[B, T, d_model\].
     pub hidden: &'a HostTensor,
-    /// New tokens of each sequence.
-    pub q_len: Vec<i32>,
-    /// Tokens of each sequence, the new ones included.
-    pub kv_len: Vec<i32>,
-    /// \[B, P\].
-    pub block_table: Vec<i32>,
+    /// Lengths and pages.
+    pub lists: &'a Lists,
     /// P.
     pub table_width: usize,
     /// Tokens of the longest sequence.
@@ -43,7 +39,7 @@ impl Batch<'_> {
 
     /// The symbols' values, for rope tables of `positions` rows.
     pub fn dims(&self, cache: &PagedKvCache, positions: usize) -> Dims {
-        let (sequences, tokens) = (self.q_len.len(), self.hidden.shape().get(1).copied().unwrap_or(0));
+        let (sequences, tokens) = (self.lists.q_len.len(), self.hidden.shape().get(1).copied().unwrap_or(0));
         let row_stride = cache.row_stride();
         launch_dims(sequences, tokens, self.longest, cache.page_size())
             .with(Symbol::N, cache.pages().0)
@@ -55,13 +51,14 @@ impl Batch<'_> {
     }
 }
 
-/// Checks a step's arguments and gives the lengths that the sequences will have.
+/// Checks a step's arguments and makes `lens` the lengths that the sequences will have.
 pub(crate) fn check(
     layer: &MlaLayer,
     cache: &PagedKvCache,
     hidden: &HostTensor,
     new_tokens: &[usize],
-) -> Result<Vec<usize>, Error> {
+    lens: &mut Vec<usize>,
+) -> Result<(), Error> {
     layer.check_cache(cache)?;
     let (sequences, d_model) = (cache.sequences(), layer.config().d_model);
     let &[found_sequences, tokens, width] = hidden.shape() else {
@@ -78,7 +75,7 @@ pub(crate) fn check(
             found: hidden.dtype(),
         });
     }
-    let lens = cache.grown("new_tokens", new_tokens, layer.config().max_position)?;
+    cache.grown("new_tokens", new_tokens, layer.config().max_position, lens)?;
     match new_tokens.iter().enumerate().find(|&(_, &new)| new > tokens) {
         Some((sequence, &found)) => {
             let allowed = format!("at most {tokens}, the tokens of hidden");
@@ -89,8 +86,27 @@ pub(crate) fn check(
                 allowed,
             })
         }
-        None => Ok(lens),
+        None => Ok(()),
     }
+}
+
+/// Checks that `out` can hold the result of a step.
+pub(crate) fn check_out(out: &HostTensor, hidden: &HostTensor, dtype: DType) -> Result<(), Error> {
+    if out.shape() != hidden.shape() {
+        return Err(Error::Shape {
+            argument: "out",
+            expected: format!("{:?}, that of hidden", hidden.shape()),
+            found: out.shape().to_vec(),
+        });
+    }
+    if out.dtype() != dtype {
+        return Err(Error::Type {
+            argument: "out",
+            allowed: dtype.to_string(),
+            found: out.dtype(),
+        });
+    }
+    Ok(())
 }
 
 fn hidden_shape(sequences: usize, d_model: usize, hidden: &HostTensor) -> Error {
@@ -103,8 +119,8 @@ fn hidden_shape(sequences: usize, d_model: usize, hidden: &HostTensor) -> Error 
 }
 
 /// i32 of lengths that [`check`] has seen to fit.
-pub(crate) fn to_i32(lens: &[usize]) -> Vec<i32> {
-    lens.iter().map(|&len| i32::try_from(len).unwrap_or(i32::MAX)).collect()
+pub(crate) fn to_i32(lens: &[usize]) -> impl Iterator<Item = i32> + '_ {
+    lens.iter().map(|&len| i32::try_from(len).unwrap_or(i32::MAX))
 }
 
 /// Zeros in the rows \[b, t ≥ new_tokens\[b\], :\].

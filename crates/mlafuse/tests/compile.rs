@@ -14,7 +14,9 @@ fn compile(config: &MlaConfig, dtype: DType, kind: PlanKind, arch: Arch) {
     let target = Target::for_arch(arch);
     let dims = launch_dims(1, 1, 4096, 64);
     let graph = layer_graph(config, dtype, 64).unwrap();
-    let plan = plan_for(&graph, kind, &dims, &machine(&target, dtype)).unwrap().plan;
+    let plan = plan_for(&graph, kind, &dims, &machine(&target, dtype), Some(&target))
+        .unwrap()
+        .plan;
     for region in &plan.kernels {
         let kernel = compile_region(&plan, region, &target, &dims, &nvrtc, &KernelCache::disabled())
             .unwrap_or_else(|error| panic!("{error}"));

@@ -102,12 +102,13 @@ fn pages(count: usize, all: usize) -> Vec<usize> {
     order
 }
 
-/// SplitMix64 (Steele, Lea and Flood 2014).
-struct Random(u64);
+/// Even random numbers: SplitMix64 (Steele, Lea and Flood 2014).
+#[derive(Clone, Debug)]
+pub struct Random(u64);
 
 impl Random {
     /// A stream of its own for each name (FNV-1a).
-    fn new(name: &str) -> Random {
+    pub fn new(name: &str) -> Random {
         Random(name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         }))
@@ -122,7 +123,7 @@ impl Random {
     }
 
     /// Evenly from [-1, 1).
-    fn uniform(&mut self) -> f32 {
+    pub fn uniform(&mut self) -> f32 {
         (self.next() >> 40) as f32 / (1u32 << 23) as f32 - 1.0
     }
 }

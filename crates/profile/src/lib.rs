@@ -10,20 +10,21 @@
 //! FLOPs at the machine's [`Limits`].
 
 mod error;
-mod fma;
 mod inputs;
 mod limits;
 mod measure;
 mod memory;
+mod rate;
 mod report;
 mod trace;
 mod work;
 
 pub use error::ProfileError;
-pub use inputs::{random_buffer, random_inputs};
+pub use inputs::{Random, random_buffer, random_inputs};
 pub use limits::Limits;
 pub use measure::{Options, Plans, median, profile};
 pub use memory::free_memory;
+pub use rate::Rate;
 pub use report::{Bound, KernelProfile, PlanProfile, Profile, Profiles, Simulated};
 pub use trace::chrome_trace;
 pub use work::{Work, kernel_work};

@@ -83,7 +83,7 @@ pub fn profile(
     }
     let limits = match device.target() {
         Some(target) => Limits::of_target(target, options.dtype),
-        None => Limits::measure(),
+        None => Limits::measure(options.dtype)?,
     };
     Ok(Profile {
         device: device.name(),

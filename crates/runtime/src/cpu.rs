@@ -10,6 +10,7 @@ use mlafuse_ir::plan::{Plan, Region};
 use mlafuse_ir::size::Dims;
 use mlafuse_ir::target::Target;
 use ptxsim::machine::Statistics;
+use smallvec::SmallVec;
 
 use crate::device::{Identity, Parts, Prepared};
 use crate::{Buffer, Device, Kernel, RuntimeError, cpu_level, processor};
@@ -133,7 +134,8 @@ impl Parts for Cpu {
 
 impl Kernel for CpuKernel {
     fn launch(&self, dims: &Dims, buffers: &[&Buffer]) -> Result<Option<Statistics>, RuntimeError> {
-        let buffers: Vec<&CpuBuffer> = buffers.iter().map(|buffer| host(buffer)).collect::<Result<_, _>>()?;
+        let buffers: SmallVec<[&CpuBuffer; 16]> =
+            buffers.iter().map(|buffer| host(buffer)).collect::<Result<_, _>>()?;
         CpuKernel::launch(self, dims, &buffers)?;
         Ok(None)
     }

@@ -7,12 +7,13 @@ use std::time::Instant;
 
 use mlafuse_codegen::build::splits_of_equals;
 use mlafuse_codegen::schedule::Schedule;
-use mlafuse_ir::plan::{self, BufferId, BufferRole, Plan, Region, RegionKind, SizeError};
+use mlafuse_ir::plan::{BufferId, BufferRole, Plan, Region, RegionKind, SizeError};
 use mlafuse_ir::size::{Dims, Symbol};
+use smallvec::SmallVec;
 
 use crate::schedules::NoSchedules;
 use crate::temporaries::Temporaries;
-use crate::{Buffer, Device, Kernel, Prepared, RuntimeError, Schedules, Statistics, with_splits};
+use crate::{Buffer, Device, Frame, Kernel, Prepared, RuntimeError, Schedules, Statistics, with_splits};
 
 /// The time one launch took.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,7 +52,7 @@ pub struct Executable {
     plan: Plan,
     steps: Vec<Step>,
     /// Memory between kernels, kept from one run to the next; whoever runs takes it.
-    kept: Mutex<Option<Buffer>>,
+    kept: Mutex<Option<Frame>>,
 }
 
 impl Executable {
@@ -133,26 +134,77 @@ impl Executable {
     /// launched; [`RuntimeError::OutOfMemory`]; those of the launches, after which a cache holds unspecified rows where
     /// the new tokens go.
     pub fn run(&self, dims: &Dims, inputs: &BTreeMap<String, Buffer>) -> Result<Run, RuntimeError> {
-        let dims = with_splits(dims, self.device.as_ref());
-        let mut bound = self.bind(&dims, inputs)?;
-        let arena = self.plan.arena(&dims).map_err(|error| self.size_error(error, &dims))?;
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let temporaries = Temporaries::new(self.device.as_ref(), &self.plan, arena, kept)?;
-        let kernels = self.launch(&dims, &mut bound, &temporaries);
-        self.keep(temporaries.into_memory());
-        Ok(Run {
-            outputs: self.outputs(&bound),
-            kernels: kernels?,
-            splits: dims.get(Symbol::Z).unwrap_or(1),
+        let mut frame = kept.unwrap_or_default();
+        let find = |name: &str| inputs.get(name);
+        let run = self.launch_in(&mut frame, dims, &find).map(|()| Run {
+            outputs: self.outputs(&frame.bound),
+            kernels: self.kernel_times(&mut frame).collect(),
+            splits: with_splits(dims, self.device.as_ref()).get(Symbol::Z).unwrap_or(1),
+        });
+        // The outputs are the caller's.
+        frame.bound.clear();
+        self.keep(frame);
+        run
+    }
+
+    /// The same in memory that is kept, with the inputs that `find` knows: on the processor a run of the sizes of the last run in
+    /// `frame` allocates nothing. What it makes is [`Executable::output`], and is overwritten by the next.
+    ///
+    /// # Errors
+    /// As [`Executable::run`].
+    pub fn run_in<'a>(
+        &self,
+        frame: &mut Frame,
+        dims: &Dims,
+        find: &dyn Fn(&str) -> Option<&'a Buffer>,
+    ) -> Result<(), RuntimeError> {
+        let launched = self.launch_in(frame, dims, find);
+        frame.release_inputs(&self.plan);
+        launched
+    }
+
+    fn launch_in<'a>(
+        &self,
+        frame: &mut Frame,
+        dims: &Dims,
+        find: &dyn Fn(&str) -> Option<&'a Buffer>,
+    ) -> Result<(), RuntimeError> {
+        let dims = with_splits(dims, self.device.as_ref());
+        frame.launches.clear();
+        self.bind(&mut frame.bound, &dims, find)?;
+        frame.place(&self.plan, &dims, |error| self.size_error(error, &dims))?;
+        let Some(arena) = &frame.arena else { return Ok(()) };
+        let temporaries = Temporaries::new(self.device.as_ref(), &self.plan, arena, frame.memory.take())?;
+        let launched = self.launch(&dims, &mut frame.bound, &temporaries, &mut frame.launches);
+        frame.memory = temporaries.into_memory();
+        launched
+    }
+
+    /// What the last run in `frame` made under this name; `None` also of one that lies in an input (the cache).
+    pub fn output<'f>(&self, frame: &'f Frame, name: &str) -> Option<&'f Buffer> {
+        let (_, value) = self.plan.graph.outputs.iter().find(|(output, _)| output == name)?;
+        frame.bound.get(self.plan.view(*value)?.buffer.0)?.as_ref()
+    }
+
+    /// Each launch of the last run in `frame`, in order; they are told once.
+    pub fn kernel_times<'f>(&'f self, frame: &'f mut Frame) -> impl Iterator<Item = KernelTime> + 'f {
+        let launches = self.steps.iter().zip(frame.launches.drain(..));
+        launches.map(|(step, (ms, statistics))| KernelTime {
+            name: step.name.clone(),
+            ms,
+            statistics,
         })
     }
 
     /// Of runs at the same time, the largest memory is kept.
-    fn keep(&self, memory: Option<Buffer>) {
+    fn keep(&self, frame: Frame) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let other = kept.as_ref().map_or(0, Buffer::len);
-        if memory.as_ref().is_some_and(|memory| memory.len() > other) {
-            *kept = memory;
+        if kept
+            .as_ref()
+            .is_none_or(|other| frame.memory_bytes() > other.memory_bytes())
+        {
+            *kept = Some(frame);
         }
     }
 
@@ -161,37 +213,44 @@ impl Executable {
         dims: &Dims,
         bound: &mut [Option<Buffer>],
         temporaries: &Temporaries<'_>,
-    ) -> Result<Vec<KernelTime>, RuntimeError> {
-        let mut times = Vec::with_capacity(self.steps.len());
+        launches: &mut Vec<(f64, Option<Statistics>)>,
+    ) -> Result<(), RuntimeError> {
         for (index, step) in self.steps.iter().enumerate() {
             let _span = tracing::debug_span!("launch", kernel = %step.name).entered();
             temporaries.begin(index, bound)?;
-            let buffers: Vec<&Buffer> = step.buffers.iter().filter_map(|id| bound.get(id.0)?.as_ref()).collect();
+            let buffers: SmallVec<[&Buffer; 16]> =
+                step.buffers.iter().filter_map(|id| bound.get(id.0)?.as_ref()).collect();
             let start = Instant::now();
             let statistics = step.kernel.launch(dims, &buffers)?;
             let ms = start.elapsed().as_secs_f64() * 1e3;
             tracing::trace!(ms, "launched");
+            drop(buffers);
             temporaries.end(index, bound);
-            times.push(KernelTime {
-                name: step.name.clone(),
-                ms,
-                statistics,
-            });
+            launches.push((ms, statistics));
         }
-        Ok(times)
+        Ok(())
     }
 
-    /// Memory for each buffer of the plan that is there from the first kernel to the last.
-    fn bind(&self, dims: &Dims, inputs: &BTreeMap<String, Buffer>) -> Result<Vec<Option<Buffer>>, RuntimeError> {
-        let memory = |buffer: &plan::Buffer| {
+    /// Memory for each buffer of the plan that is there from the first kernel to the last. Outputs stay where they are while
+    /// their sizes do, except on a device that watches its memory.
+    fn bind<'a>(
+        &self,
+        bound: &mut Vec<Option<Buffer>>,
+        dims: &Dims,
+        find: &dyn Fn(&str) -> Option<&'a Buffer>,
+    ) -> Result<(), RuntimeError> {
+        bound.resize(self.plan.buffers.len(), None);
+        for (slot, buffer) in bound.iter_mut().zip(&self.plan.buffers) {
             let expected = buffer.bytes(dims).map_err(|error| self.size_error(error, dims))?;
+            let stays = self.device.parts().is_some() && slot.as_ref().is_some_and(|memory| memory.len() == expected);
             match &buffer.role {
-                BufferRole::Input(name) => self.input(name, expected, inputs).map(Some),
-                BufferRole::Output(_) => self.device.alloc(&buffer.name, expected).map(Some),
-                BufferRole::Temp => Ok(None),
+                BufferRole::Input(name) => *slot = Some(self.input(name, expected, find(name))?),
+                BufferRole::Output(_) if stays => {}
+                BufferRole::Output(_) => *slot = Some(self.device.alloc(&buffer.name, expected)?),
+                BufferRole::Temp => *slot = None,
             }
-        };
-        self.plan.buffers.iter().map(memory).collect()
+        }
+        Ok(())
     }
 
     fn size_error(&self, error: SizeError, dims: &Dims) -> RuntimeError {
@@ -207,9 +266,9 @@ impl Executable {
         }
     }
 
-    fn input(&self, name: &str, expected: usize, inputs: &BTreeMap<String, Buffer>) -> Result<Buffer, RuntimeError> {
+    fn input(&self, name: &str, expected: usize, found: Option<&Buffer>) -> Result<Buffer, RuntimeError> {
         let plan = || self.plan.graph.name.clone();
-        let buffer = inputs.get(name).ok_or_else(|| RuntimeError::MissingInput {
+        let buffer = found.ok_or_else(|| RuntimeError::MissingInput {
             plan: plan(),
             name: name.to_string(),
         })?;
@@ -332,7 +391,7 @@ mod tests {
         let runs = [run(3, 0.0), run(1, 50.0), run(5, 100.0)];
         let arena = executable.plan().arena(&Dims::new().with(Symbol::T, 5)).unwrap();
         assert_eq!(
-            executable.kept.lock().unwrap().as_ref().map(Buffer::len),
+            executable.kept.lock().unwrap().as_ref().map(Frame::memory_bytes),
             Some(arena.bytes)
         );
         for (values, output) in runs {

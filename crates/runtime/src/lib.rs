@@ -11,6 +11,7 @@ pub mod driver;
 mod error;
 mod executable;
 pub mod folders;
+mod frame;
 mod level;
 pub mod nvrtc;
 mod processor;
@@ -24,6 +25,7 @@ pub use compile::{CompiledKernel, Rejected, Resources, SourceKernel, compile_reg
 pub use device::{Buffer, Device, Identity, Kernel, Parts, Prepared, open};
 pub use error::RuntimeError;
 pub use executable::{Executable, KernelTime, Run};
+pub use frame::Frame;
 pub use level::{CPU_LEVEL, cpu_level};
 pub use ptxsim::machine::{Counters, Statistics};
 pub use schedules::{NoSchedules, Schedules};

@@ -8,7 +8,7 @@ use crate::{Buffer, Device, RuntimeError};
 pub(crate) struct Temporaries<'a> {
     device: &'a dyn Device,
     plan: &'a Plan,
-    arena: Arena,
+    arena: &'a Arena,
     /// What the buffers are parts of; `None` where each is an allocation of its own.
     memory: Option<Buffer>,
 }
@@ -21,7 +21,7 @@ impl<'a> Temporaries<'a> {
     pub(crate) fn new(
         device: &'a dyn Device,
         plan: &'a Plan,
-        arena: Arena,
+        arena: &'a Arena,
         kept: Option<Buffer>,
     ) -> Result<Temporaries<'a>, RuntimeError> {
         let memory = match (device.parts(), kept) {
@@ -104,7 +104,8 @@ mod tests {
 
     /// Writes sevens to `a` and lets the kernels go by, up to where `c` is there and nobody has written to it.
     fn until_c(device: &dyn Device, plan: &Plan, dims: &Dims, kept: Option<Buffer>) -> (Buffer, Option<Buffer>) {
-        let temporaries = Temporaries::new(device, plan, plan.arena(dims).unwrap(), kept).unwrap();
+        let arena = plan.arena(dims).unwrap();
+        let temporaries = Temporaries::new(device, plan, &arena, kept).unwrap();
         let mut bound = vec![None; plan.buffers.len()];
         let id = |name: &str| plan.buffers.iter().position(|buffer| buffer.name == name).unwrap();
         temporaries.begin(0, &mut bound).unwrap();

@@ -36,21 +36,28 @@ fn f32_round_to_odd(value: f64) -> f32 {
 
 /// Elements of `bytes`, which must be aligned for `from`, as elements of `to`.
 pub(crate) fn convert(from: DType, bytes: &[u8], to: DType) -> AlignedBytes {
+    let mut output = AlignedBytes::zeroed(bytes.len() / from.size_bytes() * to.size_bytes());
+    convert_into(from, bytes, to, output.as_mut_slice());
+    output
+}
+
+/// The same, into `out`, which has as many elements and is aligned for `to`.
+pub(crate) fn convert_into(from: DType, bytes: &[u8], to: DType, out: &mut [u8]) {
     match (from, to) {
+        (from, to) if from == to => out.copy_from_slice(bytes),
         // The pairs a checkpoint's weights go through, without the detour by f64.
-        (DType::BF16, DType::F32) => map(bytes, bf16::to_f32),
-        (DType::F16, DType::F32) => map(bytes, f16::to_f32),
-        (DType::F32, DType::BF16) => map(bytes, bf16::from_f32),
-        (DType::F32, DType::F16) => map(bytes, f16::from_f32),
+        (DType::BF16, DType::F32) => map(bytes, out, bf16::to_f32),
+        (DType::F16, DType::F32) => map(bytes, out, f16::to_f32),
+        (DType::F32, DType::BF16) => map(bytes, out, bf16::from_f32),
+        (DType::F32, DType::F16) => map(bytes, out, f16::from_f32),
         // Not every i64 is an f64.
-        (DType::I64, DType::I32) => map(bytes, i32_saturating),
-        (DType::I64, DType::I64) => AlignedBytes::copy_of(bytes),
-        (DType::F64, _) => narrow(bytes, to, |x: f64| x),
-        (DType::F32, _) => narrow::<f32>(bytes, to, f64::from),
-        (DType::F16, _) => narrow(bytes, to, f16::to_f64),
-        (DType::BF16, _) => narrow(bytes, to, bf16::to_f64),
-        (DType::I32, _) => narrow::<i32>(bytes, to, f64::from),
-        (DType::I64, _) => narrow(bytes, to, |x: i64| x as f64),
+        (DType::I64, DType::I32) => map(bytes, out, i32_saturating),
+        (DType::F64, _) => narrow(bytes, to, out, |x: f64| x),
+        (DType::F32, _) => narrow::<f32>(bytes, to, out, f64::from),
+        (DType::F16, _) => narrow(bytes, to, out, f16::to_f64),
+        (DType::BF16, _) => narrow(bytes, to, out, bf16::to_f64),
+        (DType::I32, _) => narrow::<i32>(bytes, to, out, f64::from),
+        (DType::I64, _) => narrow(bytes, to, out, |x: i64| x as f64),
     }
 }
 
@@ -58,25 +65,23 @@ fn i32_saturating(value: i64) -> i32 {
     value.clamp(i32::MIN.into(), i32::MAX.into()) as i32
 }
 
-fn narrow<A: Pod>(bytes: &[u8], to: DType, widen: fn(A) -> f64) -> AlignedBytes {
+fn narrow<A: Pod>(bytes: &[u8], to: DType, out: &mut [u8], widen: fn(A) -> f64) {
     match to {
-        DType::F64 => map(bytes, widen),
-        DType::F32 => map(bytes, |x| widen(x) as f32),
-        DType::F16 => map(bytes, |x| f16_from_f64(widen(x))),
-        DType::BF16 => map(bytes, |x| bf16_from_f64(widen(x))),
-        DType::I32 => map(bytes, |x| widen(x) as i32),
-        DType::I64 => map(bytes, |x| widen(x) as i64),
+        DType::F64 => map(bytes, out, widen),
+        DType::F32 => map(bytes, out, |x| widen(x) as f32),
+        DType::F16 => map(bytes, out, |x| f16_from_f64(widen(x))),
+        DType::BF16 => map(bytes, out, |x| bf16_from_f64(widen(x))),
+        DType::I32 => map(bytes, out, |x| widen(x) as i32),
+        DType::I64 => map(bytes, out, |x| widen(x) as i64),
     }
 }
 
-fn map<A: Pod, B: Pod>(bytes: &[u8], f: impl Fn(A) -> B) -> AlignedBytes {
+fn map<A: Pod, B: Pod>(bytes: &[u8], out: &mut [u8], f: impl Fn(A) -> B) {
     let input: &[A] = bytemuck::cast_slice(bytes);
-    let mut output = AlignedBytes::zeroed(input.len() * size_of::<B>());
-    let out: &mut [B] = bytemuck::cast_slice_mut(output.as_mut_slice());
+    let out: &mut [B] = bytemuck::cast_slice_mut(out);
     for (to, &from) in out.iter_mut().zip(input) {
         *to = f(from);
     }
-    output
 }
 
 #[cfg(test)]

@@ -9,7 +9,8 @@ use half::{bf16, f16};
 use memmap2::Mmap;
 
 use crate::aligned::AlignedBytes;
-use crate::convert::convert;
+use crate::compare::check_shapes;
+use crate::convert::{convert, convert_into};
 use crate::{DType, Result, TensorError};
 
 #[derive(Clone)]
@@ -178,6 +179,17 @@ impl HostTensor {
         }
         let buffer = convert(self.dtype, self.bytes(), dtype);
         Self::owned(dtype, self.shape.clone(), buffer)
+    }
+
+    /// Takes the values of `other`, of the same shape, converted as [`to_dtype`](Self::to_dtype) does. Allocates nothing where the
+    /// elements are this tensor's alone.
+    ///
+    /// # Errors
+    /// [`TensorError::ShapeMismatch`].
+    pub fn copy_from(&mut self, other: &HostTensor) -> Result<()> {
+        check_shapes(other, self)?;
+        convert_into(other.dtype, other.bytes(), self.dtype, self.bytes_mut());
+        Ok(())
     }
 
     /// The values as f64, row-major. Exact for all but i64 beyond 2^53.

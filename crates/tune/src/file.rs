@@ -47,7 +47,7 @@ impl RecordFile {
         Records::read(&self.path).map_err(|reason| self.failed("read", reason))
     }
 
-    /// Adds a fact: it is on the disk when this returns, and was never there in part for whoever reads under the same lock.
+    /// Adds a fact, which is on the disk when this returns: one whole line in one piece.
     pub(crate) fn add(&self, key: &Key, fact: &Fact) -> Result<(), FileError> {
         let added = print(key, fact)
             .map_err(io::Error::other)

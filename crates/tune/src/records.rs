@@ -164,3 +164,107 @@ fn text(path: &Path) -> io::Result<Vec<u8>> {
     }
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Outcome, print};
+    use crate::testing::{attention_plan, dims, key, schedule};
+    use mlafuse_runtime::{DeviceSpec, open};
+
+    fn choice(width: usize, tuned_us: f64) -> Fact {
+        Fact::Choice(Choice {
+            schedule: schedule(width),
+            default_us: 2.0,
+            tuned_us,
+            candidates: 3,
+        })
+    }
+
+    #[test]
+    fn lines_come_in_any_order_and_the_last_counts() {
+        let key = key(&attention_plan(), "attention", &dims(4, 100));
+        let failed = |width, failed: &str| {
+            let failed = failed.to_string();
+            Fact::Candidate(Candidate {
+                schedule: schedule(width),
+                outcome: Outcome::Fails { failed },
+            })
+        };
+        let facts = [
+            failed(1, "a"),
+            choice(1, 1.0),
+            failed(2, "b"),
+            choice(2, 1.5),
+            failed(1, "c"),
+        ];
+        let lines = facts.map(|fact| print(&key, &fact).unwrap());
+        let text = format!(
+            "\n{}nonsense\n{}\r\n  \n{}",
+            lines[0],
+            lines[1].trim_end(),
+            lines[2..].concat()
+        );
+        let (records, damages) = Records::parse(text.as_bytes());
+        assert_eq!(damages.iter().map(|damage| damage.line).collect::<Vec<_>>(), [3]);
+        let entry = records.get(&key).unwrap();
+        assert_eq!(entry.choice.unwrap().schedule, schedule(2));
+        assert_eq!(entry.candidates.len(), 2);
+        let Outcome::Fails { failed } = &entry.candidate(&schedule(1)).unwrap().outcome else {
+            panic!("{entry:?}")
+        };
+        assert_eq!(failed, "c");
+    }
+
+    #[test]
+    fn the_nearest_choice_is_found() {
+        let plan = attention_plan();
+        let of = |batch, kv_len| key(&plan, "attention", &dims(batch, kv_len));
+        let mut records = Records::default();
+        for (index, (batch, kv_len)) in [(1, 1024), (4, 1024), (16, 1024), (16, 8192)].into_iter().enumerate() {
+            records.add(of(batch, kv_len), choice(index + 1, 1.0));
+        }
+        records.add(
+            of(64, 1024),
+            Fact::Candidate(Candidate {
+                schedule: schedule(9),
+                outcome: Outcome::Runs {
+                    us: 1.0,
+                    default_us: 1.0,
+                },
+            }),
+        );
+        let nearest = |batch, kv_len| {
+            let key = of(batch, kv_len);
+            records.nearest(&key).map(|(_, choice)| choice.schedule.block_n)
+        };
+        assert_eq!(
+            [nearest(4, 1024), nearest(16, 2048), nearest(16, 4096)],
+            [Some(2), Some(3), Some(4)]
+        );
+        // Between four and sixteen sequences: whose blocks are large enough.
+        assert_eq!([nearest(8, 1024), nearest(2, 1024)], [Some(3), Some(2)]);
+        // Nothing was chosen for 64.
+        assert_eq!([nearest(64, 1024), nearest(4, 1 << 20)], [None, None]);
+    }
+
+    #[test]
+    fn a_device_is_told_what_was_better_there() {
+        let (device, plan) = (open(DeviceSpec::Cpu).unwrap(), attention_plan());
+        let region = plan.kernel("attention").unwrap();
+        let suggested = |fact, threads| {
+            let mut identity = device.identity();
+            identity.threads += threads;
+            let mut records = Records::default();
+            records.add(Key::new(identity, &plan, region, &dims(4, 100)), fact);
+            records.suggest(device.as_ref(), &plan, region, &dims(3, 128))
+        };
+        assert_eq!(suggested(choice(5, 1.0), 0), Some(schedule(5)));
+        assert_eq!(suggested(choice(5, 2.0), 0), None);
+        assert_eq!(suggested(choice(5, 1.0), 1), None);
+        assert_eq!(
+            Records::default().suggest(device.as_ref(), &plan, region, &dims(3, 128)),
+            None
+        );
+    }
+}

@@ -54,7 +54,8 @@ const FINALISTS: usize = 3;
 const JUDGING: f64 = 0.75;
 
 /// Tunes every task, each kernel and size once: what `file` tells already is not judged again, and what is found goes there at
-/// once. `clock` tells the time since the start; `step` is called after each judgement, with the tasks that are done.
+/// once. `clock` tells the time since the start; `step` is called after each judgement, with the tasks that are done and how many
+/// there are.
 ///
 /// # Errors
 /// Where a kernel cannot be built or run under the device's own schedule, its memory cannot be had, or the file not be read or
@@ -65,7 +66,7 @@ pub fn tune(
     file: &RecordFile,
     limits: Limits,
     clock: &dyn Fn() -> Duration,
-    step: &dyn Fn(usize),
+    step: &dyn Fn(usize, usize),
 ) -> Result<Vec<Tuned>, TuneError> {
     let records = if limits.again { Records::default() } else { file.read()? };
     let mut tuner = Tuner {
@@ -90,10 +91,10 @@ pub fn tune(
             if let Some(tuned) = tuned.get_mut(index).filter(|tuned| !tuned.is_done()) {
                 let now = clock();
                 let share = limits.budget.saturating_sub(now) / open.max(1) as u32;
-                tuner.task(task, key, tuned, [now, now + share], &|| step(index))?;
+                tuner.task(task, key, tuned, [now, now + share], &|| step(index, distinct.len()))?;
                 open -= 1;
             }
-            step(index + 1);
+            step(index + 1, distinct.len());
         }
         if tuner.found == before {
             break;

@@ -63,7 +63,10 @@ const LAYERS: &[Layer] = &[
             "mlafuse-tensor",
         ],
     ),
-    layer("mlafuse-profile", &["mlafuse-runtime", "mlafuse-ir", "mlafuse-tensor"]),
+    layer(
+        "mlafuse-profile",
+        &["mlafuse-runtime", "mlafuse-cpu", "mlafuse-ir", "mlafuse-tensor"],
+    ),
     layer(
         "mlafuse-runtime",
         &[

@@ -69,8 +69,9 @@ FLOPs       2 for each multiply-add of the graph's contractions, masked scores i
             `executed FLOPs` (simulator) are the tensor cores': tiles that are not full do more.
 bound       What takes longer at the machine's limits: moving the bytes (memory) or computing
             the FLOPs (compute). The limits of the CPU are measured in the same run, by a loop
-            that reads memory and one of f32 multiply-adds; those of a simulated part are its
-            data sheet's.
+            that reads memory and one that multiplies and adds in registers (in bf16 with AMX
+            where there is AMX, else f32 in vectors); those of a simulated part are its data
+            sheet's.
 % of bound  On the CPU the time at that limit / the time measured; above 100 where data stay in
             the caches. On the simulator, which has no clock, the time at the limits of what the
             kernel must move and compute / that of what it moved and executed.";

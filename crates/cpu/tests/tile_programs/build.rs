@@ -151,15 +151,16 @@ impl Build {
 
     /// Runs it once, poisoned.
     pub fn run(&self, dims: &Dims, buffers: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, CpuError> {
-        run(
-            &self.0,
-            Options {
-                level: Level::detect(),
-                poison: true,
-            },
-            dims,
-            buffers,
-        )
+        let options = Options {
+            level: Level::detect(),
+            poison: true,
+        };
+        self.run_with(options, dims, buffers)
+    }
+
+    /// Runs it once.
+    pub fn run_with(&self, options: Options, dims: &Dims, buffers: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, CpuError> {
+        run(&self.0, options, dims, buffers)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Gemm: both layouts, odd bounds, cut columns, rows that are not there.
 
 use mlafuse_codegen::tile::{Axis, BLayout, Expr, Rows, Stmt, View};
+use mlafuse_cpu::{Level, Options};
 use mlafuse_ir::size::{Dims, Symbol};
 use mlafuse_tensor::DType;
 use proptest::prelude::*;
@@ -129,6 +130,24 @@ fn no_rows_at_all() {
         )
         .unwrap();
     assert_eq!(out[2], [7; 4]);
+}
+
+/// Tiles and packed operands are kept from block to block; the next launch has other matrices at the same places.
+#[test]
+fn nothing_is_kept_from_launch_to_launch() {
+    let (m, n, k) = (70, 40, 32);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    for (level, layout) in Level::available().flat_map(|level| [(level, BLayout::Nk), (level, BLayout::Kn)]) {
+        let options = Options { level, poison: false };
+        for seed in [1, 5, 9] {
+            let (a, b) = (bf16_values(m * k, seed), bf16_values(n * k, seed + 1));
+            let buffers = [bf16_bytes(&a), bf16_bytes(&b), vec![0xff; m * n * 4]];
+            let program = tiled(n, k, layout);
+            let dims = Dims::new().with(Symbol::T, m);
+            let out = pool.install(|| program.run_with(options, &dims, &buffers)).unwrap();
+            assert_close(&to_f32(&out[2]), &product(&a, &b, [m, n, k], layout), 1e-4);
+        }
+    }
 }
 
 #[test]

@@ -43,7 +43,7 @@ fn no_kernel_of_a_fused_step_is_told_a_length() {
         let graph = layer_graph(&preset(model).unwrap(), DType::BF16, 64).unwrap();
         let dims = launch_dims(4, 2, 4096, 64);
         let machine = machine(&Target::for_arch(Arch::Sm80), DType::BF16);
-        let plan = plan_for(&graph, PlanKind::Fused, &dims, &machine).unwrap().plan;
+        let plan = plan_for(&graph, PlanKind::Fused, &dims, &machine, None).unwrap().plan;
         assert!(plan.kernel("attention").is_some(), "{plan}");
         for region in &plan.kernels {
             let program = build(

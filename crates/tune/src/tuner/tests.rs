@@ -43,7 +43,7 @@ impl Bench {
             &self.file(),
             limits,
             &|| judge.now.get() - start,
-            &|_| (),
+            &|_, _| (),
         )
         .unwrap()
     }
@@ -216,7 +216,7 @@ fn what_does_not_depend_on_the_cached_tokens_is_judged_once() {
             dims: dims(4, kv_len),
         })
         .collect();
-    let tuned = tune(&tasks, &judge, &bench.file(), LONG, &|| judge.now.get(), &|_| ()).unwrap();
+    let tuned = tune(&tasks, &judge, &bench.file(), LONG, &|| judge.now.get(), &|_, _| ()).unwrap();
     let keys: Vec<(&str, Option<usize>)> = tuned
         .iter()
         .map(|tuned| (tuned.key.kernel.as_str(), tuned.key.kv_len))

@@ -61,7 +61,7 @@ struct Config {
 }
 
 /// Gives all eight tiles of this thread 16 rows of 64 bytes.
-fn configure() {
+pub(crate) fn configure() {
     thread_local! {
         static DONE: Cell<bool> = const { Cell::new(false) };
     }
