@@ -14,13 +14,13 @@ HERE = Path(__file__).parent
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    stamp = folder / "installed.txt"
+    stamp, python = folder / "installed.txt", folder / "bin" / "python"
     wanted = "".join((HERE / name).read_text() for name in ("requirements.txt", "alone.txt"))
-    if stamp.exists() and stamp.read_text() == wanted:
+    if python.exists() and stamp.exists() and stamp.read_text() == wanted:
         return
     print(f"installing peers into {folder} (about 6 GB, some minutes)", file=sys.stderr)
     venv.create(folder, with_pip=True)
-    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "-r", str(HERE / "requirements.txt")], check=True)
     alone = subprocess.run([*pip, "--no-deps", "-r", str(HERE / "alone.txt")])
     if alone.returncode != 0:

@@ -83,3 +83,100 @@ impl Softmax {
         ]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::example::{fragment, shared};
+    use super::super::{Form, Tile, TileProgram, verify};
+    use super::*;
+    use mlafuse_tensor::DType;
+
+    const STEP: usize = 4;
+
+    /// A step on 16 × 32 scores; `change` is made to it.
+    fn program(change: impl FnOnce(&mut Softmax)) -> TileProgram {
+        let [scores, visible, max, sum, decay, weights, max_before, base] = std::array::from_fn(TileId);
+        let vector = |name: &str, form| Tile {
+            form,
+            cols: 1,
+            ..fragment(name, 16, 1)
+        };
+        let mut tiles = vec![fragment("scores", 16, 32)];
+        tiles.extend(["visible", "max"].map(|name| vector(name, Form::RowVector)));
+        tiles.push(vector("sum", Form::RowPartial));
+        tiles.push(vector("decay", Form::RowVector));
+        tiles.push(shared("weights", DType::BF16, 16, 32));
+        tiles.extend(["max_before", "base"].map(|name| vector(name, Form::RowVector)));
+        let mut step = Softmax {
+            scores,
+            scale: 0.5,
+            first: 64.into(),
+            visible,
+            max,
+            sum,
+            decay,
+            weights,
+            max_before,
+            base,
+        };
+        change(&mut step);
+        let fills = [scores, visible, max, sum].map(|dst| Stmt::Fill { dst, value: 0.0 });
+        TileProgram {
+            name: "step".into(),
+            doc: Vec::new(),
+            params: Vec::new(),
+            grid: [1, 1, 1].map(|blocks| blocks.into()),
+            tiles,
+            vars: Vec::new(),
+            body: fills.into_iter().chain([Stmt::Softmax(Box::new(step))]).collect(),
+        }
+    }
+
+    fn fault(program: &TileProgram) -> String {
+        verify(program).expect_err("a fault").fault.to_string()
+    }
+
+    #[test]
+    fn a_step_writes_what_it_makes_and_uses_up_the_rest() {
+        let mut program = program(|_| ());
+        let read = |tile| Stmt::Map {
+            dst: TileId(1),
+            value: Expr::Tile(TileId(tile)),
+        };
+        let step = &program.body[STEP];
+        assert_eq!(
+            super::super::stmt_text(&program, step),
+            "softmax weights <- scores*0.5, keys 64.. < visible, max max, sum sum, decay decay, by way of max_before, base"
+        );
+        program.body.extend([2, 4].map(read));
+        assert_eq!(verify(&program), Ok(()));
+        for (tile, name) in [(6, "max_before"), (7, "base")] {
+            let mut program = program.clone();
+            program.body.push(read(tile));
+            let expected = format!("columns 0..1 of `{name}` may be read before they are written");
+            assert_eq!(fault(&program), expected);
+        }
+        let step = program.body[STEP].clone();
+        program.body.push(step);
+        assert_eq!(
+            fault(&program),
+            "columns 0..32 of `scores` may be read before they are written"
+        );
+    }
+
+    #[test]
+    fn a_step_is_checked_as_its_expansion() {
+        let mut unwritten = program(|_| ());
+        unwritten.body.remove(2);
+        assert_eq!(
+            fault(&unwritten),
+            "columns 0..1 of `max` may be read before they are written"
+        );
+        assert_eq!(
+            fault(&program(|step| step.base = step.max)),
+            "`max` is given twice, expected different tiles"
+        );
+        let message = fault(&program(|step| step.weights = TileId(99)));
+        assert!(message.contains("tile 99"), "{message}");
+    }
+}

@@ -99,9 +99,9 @@ impl MlaLayer {
 
     /// As [`MlaLayer::new`], and tells how far it has come.
     ///
-    /// The device gets the weights as its kernels read them ([`PreparedLayer`]), made one part at a time: beside those in place
-    /// there are never more in memory than one part's original weights and what is computed from them. Pages of a checkpoint's
-    /// mapped files are the system's, to drop when it likes.
+    /// The device gets the weights as its kernels read them ([`PreparedLayer`](crate::PreparedLayer)), made one part at a time:
+    /// beside those in place there are never more in memory than one part's original weights and what is computed from them.
+    /// Pages of a checkpoint's mapped files are the system's, to drop when it likes.
     ///
     /// # Errors
     /// As [`MlaLayer::new`].

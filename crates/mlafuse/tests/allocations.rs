@@ -2,6 +2,7 @@
 //! its allocator counts what all threads do.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,8 +16,16 @@ static CALLS: AtomicUsize = AtomicUsize::new(0);
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
+thread_local! {
+    /// Whether this thread's calls count: those of a pool while it works. A thread of an earlier pool may end at any time later, and
+    /// what it hands on then allocates.
+    static COUNTS: Cell<bool> = const { Cell::new(false) };
+}
+
 fn taken(bytes: usize) {
-    CALLS.fetch_add(1, Ordering::Relaxed);
+    if COUNTS.get() {
+        CALLS.fetch_add(1, Ordering::Relaxed);
+    }
     let live = LIVE.fetch_add(bytes, Ordering::Relaxed) + bytes;
     PEAK.fetch_max(live, Ordering::Relaxed);
 }
@@ -70,8 +79,12 @@ fn config(text: &str) -> MlaConfig {
 }
 
 fn with_threads<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-    pool.install(work)
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .start_handler(|_| COUNTS.set(true))
+        .exit_handler(|_| COUNTS.set(false))
+        .build();
+    pool.unwrap().install(work)
 }
 
 /// Allocations of each of so many decode steps of two sequences, after a prefill.

@@ -188,6 +188,10 @@ fn product<'a>(
     let piece = steps.div_ceil(pieces);
     let mut run = Run::new(x, p, acc, fresh);
     run.beside = beside;
+    if columns == 1 {
+        // So little is done with each row that memory decides, which gives rows soonest where they are read from end to end.
+        run.pack();
+    }
     run.blocks = (rows / 2 * (columns / 2) * pieces).max(rows.div_ceil(4));
     for row in (0..rows - rows % 2).step_by(2) {
         for first in (0..steps).step_by(piece) {
@@ -545,6 +549,11 @@ impl<'a> Run<'a> {
     /// Ends the product.
     fn end(&mut self) {
         self.store();
+        self.pack();
+    }
+
+    /// Packs what is left.
+    fn pack(&mut self) {
         if let Some(mut beside) = self.beside.take() {
             beside.finish();
         }
