@@ -334,14 +334,8 @@ mod tests {
     use mlafuse_ir::presets::preset;
     use mlafuse_runtime::nvrtc::testing::nvrtc_or_skip;
 
-    fn step(model: &str, batch: usize, cached: usize) -> Option<Step> {
+    fn step(config: MlaConfig, batch: usize, cached: usize) -> Option<Step> {
         nvrtc_or_skip()?;
-        let config = preset("deepseek-v3").expect("a preset");
-        let config = MlaConfig::from_inline(model).unwrap_or(MlaConfig {
-            d_model: 64,
-            d_q_latent: Some(16),
-            ..config
-        });
         Some(Step {
             config,
             dtype: DType::BF16,
@@ -355,11 +349,18 @@ mod tests {
     #[test]
     fn attention_reads_the_cache_once_and_nothing_twice() {
         for (batch, cached, splits) in [(1, 4096, 16), (3, 300, 2)] {
-            let Some(step) = step("deepseek-v3", batch, cached) else {
+            let config = MlaConfig {
+                d_model: 64,
+                d_q_latent: Some(16),
+                ..preset("deepseek-v3").unwrap()
+            };
+            let Some(step) = step(config, batch, cached) else {
                 return;
             };
             let (heads, latent, rope) = (step.config.n_heads, step.config.d_latent, step.config.d_rope);
-            for counted in step.attention(&[splits]).unwrap() {
+            let all = step.attention(&[splits]).unwrap();
+            assert_eq!(all.len(), 1);
+            for counted in all {
                 assert!((1.0..=1.05).contains(&counted.cache_ratio), "{counted:?}");
                 let query = batch * heads * (latent + rope) * DType::BF16.size_bytes();
                 assert_eq!(counted.q_read, query as u64, "{counted:?}");
@@ -377,7 +378,8 @@ mod tests {
 
     #[test]
     fn both_plans_are_counted_whole() {
-        let Some(step) = step("heads=16,d_model=64,d_latent=128,d_rope=32,d_q_latent=32", 2, 256) else {
+        let config = MlaConfig::from_inline("heads=16,d_model=64,d_latent=128,d_rope=32,d_q_latent=32").unwrap();
+        let Some(step) = step(config, 2, 256) else {
             return;
         };
         let counted = step.count(&[4, 1, 2]).unwrap();

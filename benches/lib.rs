@@ -10,16 +10,18 @@ pub mod plot;
 pub mod report;
 pub mod work;
 
+use mlafuse::DeviceSpec;
+use mlafuse_runtime::{Identity, open};
+
 pub use crate::core::{Core, PAGE_SIZE, shape};
 pub use crate::layer::Layer;
 pub use crate::work::{Limits, Subject, Work, repeat};
 
 /// This machine and what is used of it, for titles.
-pub fn machine(threads: usize) -> String {
-    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = text
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let model = model.map_or("unknown processor", |(_, model)| model);
-    format!("{model} ({:?}), {threads} threads", mlafuse_cpu::Level::detect())
+///
+/// # Errors
+/// Where the CPU device cannot be had as the environment says.
+pub fn machine(threads: usize) -> anyhow::Result<String> {
+    let Identity { part, instructions, .. } = open(DeviceSpec::Cpu)?.identity();
+    Ok(format!("{part} ({instructions}), {threads} threads"))
 }

@@ -91,7 +91,7 @@ fn main() -> Result<()> {
         compared.push(bench.case(case)?);
         limits = limits.or_better(Limits::measure()?);
     }
-    let report = Report::new(machine(threads), limits, compared);
+    let report = Report::new(machine(threads)?, limits, compared);
     let table = report.table();
     write_file_atomic(args.out.join("peers.md"), table.as_bytes())?;
     write_file_atomic(args.out.join("peers.json"), format!("{:#}\n", json!(report)).as_bytes())?;

@@ -44,7 +44,7 @@ fn main() -> Result<()> {
     let of_length = sweep(&args, &lengths, |tokens| (1, tokens))?;
     let of_batch = sweep(&args, &batches, |sequences| (sequences, CACHED))?;
     let limits = before.or_better(Limits::measure()?);
-    let machine = machine(rayon::current_num_threads());
+    let machine = machine(rayon::current_num_threads())?;
     let plot = |file: &str, what: String, size: &str, write_size, timed: &[(u32, Vec<Timed>)]| {
         let labels = Labels {
             title: [what, machine.clone()],

@@ -109,6 +109,24 @@ pub struct Place {
 }
 
 impl FragmentLayout {
+    /// The accumulator of the tensor core, or its transpose, over a grid of warps with so many tiles each.
+    pub fn mma(transposed: bool, [warps_m, warps_n]: [usize; 2], [tiles_m, tiles_n]: [usize; 2]) -> FragmentLayout {
+        match transposed {
+            false => FragmentLayout::Mma {
+                warps_m,
+                warps_n,
+                tiles_m,
+                tiles_n,
+            },
+            true => FragmentLayout::MmaTransposed {
+                warps_m,
+                warps_n,
+                tiles_m,
+                tiles_n,
+            },
+        }
+    }
+
     /// Registers of a matrix in each thread.
     pub fn registers(&self) -> usize {
         match *self {
@@ -210,19 +228,8 @@ mod tests {
 
     fn fragments() -> impl Strategy<Value = FragmentLayout> {
         let grid = (any::<bool>(), 1..4usize, 1..5usize, 1..3usize, 1..6usize).prop_map(
-            |(transposed, warps_m, warps_n, tiles_m, tiles_n)| match transposed {
-                false => FragmentLayout::Mma {
-                    warps_m,
-                    warps_n,
-                    tiles_m,
-                    tiles_n,
-                },
-                true => FragmentLayout::MmaTransposed {
-                    warps_m,
-                    warps_n,
-                    tiles_m,
-                    tiles_n,
-                },
+            |(transposed, warps_m, warps_n, tiles_m, tiles_n)| {
+                FragmentLayout::mma(transposed, [warps_m, warps_n], [tiles_m, tiles_n])
             },
         );
         let rows = (1..9usize, 1..4usize, 1..6usize).prop_map(|(warps, rows, cols)| FragmentLayout::Rows {

@@ -301,7 +301,7 @@ pub fn half_place(dtype: DType) -> f64 {
 }
 
 /// One element; `None` where nobody has written it.
-fn element(buffer: &DeviceBuffer, dtype: DType, place: usize) -> Option<f64> {
+pub(crate) fn element(buffer: &DeviceBuffer, dtype: DType, place: usize) -> Option<f64> {
     let range = place * dtype.size_bytes()..(place + 1) * dtype.size_bytes();
     let bytes = buffer.bytes.get(range.clone())?;
     if !buffer.written[range].iter().all(|&written| written) {
@@ -317,7 +317,7 @@ fn element(buffer: &DeviceBuffer, dtype: DType, place: usize) -> Option<f64> {
 }
 
 /// The bytes of `x` in `dtype`.
-fn bytes(dtype: DType, x: f64) -> Vec<u8> {
+pub(crate) fn bytes(dtype: DType, x: f64) -> Vec<u8> {
     match dtype {
         DType::BF16 => bf16::from_f64(x).to_le_bytes().to_vec(),
         DType::F16 => f16::from_f64(x).to_le_bytes().to_vec(),

@@ -1,6 +1,6 @@
 //! Matrix products as tile programs, for what the lowering makes of gemms.
 
-use crate::case::Numbers;
+use crate::case::{Numbers, bytes, element, half_place};
 use crate::executor::Executor;
 use crate::machine::{DeviceBuffer, Memory};
 use half::{bf16, f16};
@@ -133,22 +133,12 @@ impl Product {
         if let Some(at) = out.written.iter().position(|&written| !written) {
             return Err(format!("byte {at} is not written"));
         }
-        // Half of the last place, relative to a power of two.
-        let unit = match self.out {
-            DType::BF16 => 2f64.powi(-8),
-            DType::F16 => 2f64.powi(-11),
-            _ => 2f64.powi(-24),
-        };
-        for (at, bytes) in out.bytes.chunks(self.out.size_bytes()).enumerate() {
+        let unit = half_place(self.out);
+        for at in 0..self.m * self.n {
             let (i, j) = (at / self.n, at % self.n);
             let terms = (0..self.k).map(|p| a[i * self.k + p] * of_b(p, j));
             let (want, size) = terms.fold((0.0, 0.0), |(sum, size), x| (sum + x, size + f64::abs(x)));
-            let got = match (self.out, bytes) {
-                (DType::BF16, &[a, b]) => bf16::from_le_bytes([a, b]).to_f64(),
-                (DType::F16, &[a, b]) => f16::from_le_bytes([a, b]).to_f64(),
-                (_, &[a, b, c, d]) => f32::from_le_bytes([a, b, c, d]).into(),
-                _ => f64::NAN,
-            };
+            let got = element(out, self.out, at).unwrap_or(f64::NAN);
             // The tensor core may cut what a term has below 2⁻²⁴ of the largest.
             let allowed = 1e-6 * size + unit * want.abs() + 1e-6;
             if got.is_nan() || (got - want).abs() > allowed {
@@ -167,12 +157,7 @@ impl Product {
     }
 
     fn buffer(&self, values: &[f64]) -> DeviceBuffer {
-        let bytes = |&x: &f64| match self.dtype {
-            DType::BF16 => bf16::from_f64(x).to_le_bytes().to_vec(),
-            DType::F16 => f16::from_f64(x).to_le_bytes().to_vec(),
-            _ => (x as f32).to_le_bytes().to_vec(),
-        };
-        DeviceBuffer::holding(values.iter().flat_map(bytes).collect())
+        DeviceBuffer::holding(values.iter().flat_map(|&x| bytes(self.dtype, x)).collect())
     }
 
     /// Elements of a row's start that certainly lie on a 16-byte boundary together.

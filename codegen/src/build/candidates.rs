@@ -57,7 +57,7 @@ pub(super) enum Family {
     },
 }
 
-/// For questions whose answer no schedule changes.
+/// One of everything; also for questions whose answer no schedule changes.
 const ONE: Schedule = Schedule {
     block_m: 1,
     block_n: 1,
@@ -84,7 +84,7 @@ pub fn candidates(plan: &Plan, region: &Region, target: &Target, dims: &Dims) ->
         let needs = needs(&program, &schedule);
         let fits = needs.shared <= target.shared_per_block && needs.registers <= target.registers_per_thread;
         if fits {
-            fitting.push((seconds(&program, &schedule, target, dims), schedule));
+            fitting.push((seconds(&program, &schedule, target, dims, needs), schedule));
         } else if refused
             .as_ref()
             .is_none_or(|(least, _)| excess(needs, target) < excess(*least, target))
@@ -310,15 +310,15 @@ fn layouts(warps: usize, [rows, cols]: [usize; 2], piece: [usize; 2]) -> impl It
         .filter(move |&(m, n)| rows.is_multiple_of(piece[0] * m) && cols.is_multiple_of(piece[1] * n))
 }
 
+/// Whether a block of this size is the least there is, or less than twice as large as what it covers.
+fn enough(block: usize, least: usize, extent: usize) -> bool {
+    block == least || block < extent.saturating_mul(2)
+}
+
 /// With blocks of these `heights` over `rows` rows.
 fn attention_schedules(heights: &[usize], rows: usize) -> Vec<Schedule> {
     let mut found = Vec::new();
-    // Not a block twice as high as there are rows.
-    for block_m in heights
-        .iter()
-        .copied()
-        .filter(|&block_m| block_m == 16 || block_m < 2 * rows)
-    {
+    for &block_m in heights.iter().filter(|&&block_m| enough(block_m, 16, rows)) {
         for block_n in [16, 32, 64] {
             let laid = |warps| layouts(warps, [block_m, block_n], [16, 8]);
             for (warps_m, warps_n) in [4, 8].into_iter().flat_map(laid) {
@@ -328,9 +328,8 @@ fn attention_schedules(heights: &[usize], rows: usize) -> Vec<Schedule> {
                     block_k: 0,
                     warps_m,
                     warps_n,
-                    warps_k: 1,
-                    transposed: false,
                     stages,
+                    ..ONE
                 };
                 found.extend((1..=3).map(of));
             }
@@ -343,17 +342,16 @@ fn attention_schedules(heights: &[usize], rows: usize) -> Vec<Schedule> {
 /// share out the depth over warps as well.
 fn contraction_schedules([m, n, k]: [usize; 3], splits_depth: bool) -> Vec<Schedule> {
     let mut found = Vec::new();
-    let enough = |block: &usize, least: usize, extent: usize| *block == least || *block < extent.saturating_mul(2);
     let few = m.checked_next_multiple_of(8).filter(|&rows| rows <= 64);
-    let blocks = [16, 32, 64, 128].into_iter().filter(|block| enough(block, 16, m));
+    let blocks = [16, 32, 64, 128].into_iter().filter(|&block| enough(block, 16, m));
     let blocks = blocks.map(|block_m| (block_m, false));
     for (block_m, transposed) in few.map(|rows| (rows, true)).into_iter().chain(blocks) {
         // Few rows leave little to do: narrow blocks share the weights out to more of the part, and each has much on its way.
         let (narrowest, deepest) = if transposed { (16, 256) } else { (32, 128) };
         let widths = [16, 32, 64, 128].into_iter().filter(|&block| block >= narrowest);
-        for block_n in widths.filter(|block| enough(block, narrowest, n)) {
+        for block_n in widths.filter(|&block| enough(block, narrowest, n)) {
             let depths = [32, 64, 128, 256].into_iter().filter(|&block| block <= deepest);
-            for block_k in depths.filter(|block| enough(block, 32, k)) {
+            for block_k in depths.filter(|&block| enough(block, 32, k)) {
                 let block = Schedule {
                     block_m,
                     block_n,
@@ -403,16 +401,9 @@ fn row_schedules(rows: usize, widths: impl IntoIterator<Item = usize>) -> Vec<Sc
                 block_n,
                 block_k: 0,
                 warps_m,
-                warps_n: 1,
-                warps_k: 1,
-                transposed: false,
-                stages: 1,
+                ..ONE
             };
-            found.extend(
-                heights
-                    .filter(|&block_m| block_m == 4 || block_m < rows.saturating_mul(2))
-                    .map(of),
-            );
+            found.extend(heights.filter(|&block_m| enough(block_m, 4, rows)).map(of));
         }
     }
     found
@@ -422,6 +413,11 @@ fn row_schedules(rows: usize, widths: impl IntoIterator<Item = usize>) -> Vec<Sc
 fn dtype(plan: &Plan, region: &Region) -> DType {
     let operand = product(plan, region).and_then(|found| plan.graph.node(found.product).args.get(1).copied());
     operand.map_or(DType::F32, |operand| plan.graph.ty(operand).dtype)
+}
+
+/// Blocks of one height, at most `most`: a last block with few tokens would see as many keys as one that is full.
+pub(super) fn even_height(tokens: usize, most: usize) -> usize {
+    tokens.div_ceil(tokens.div_ceil(most))
 }
 
 /// The schedule for a processor: tiles that stay in a core's caches, no larger than the region. A contraction's bits do not
@@ -438,8 +434,7 @@ pub fn cpu_schedule(plan: &Plan, region: &Region, processor: &Processor, dims: &
             let [rows, keys] = processor.attention(rows, widths);
             [rows, keys, 0]
         }
-        // Of one height: a last block with few tokens would see as many keys as one that is full.
-        Family::Prefill { tokens } => [tokens.div_ceil(tokens.div_ceil(256)), 128, 0],
+        Family::Prefill { tokens } => [even_height(tokens, 256), 128, 0],
         Family::Contraction { m, n, k } => contraction([m, n, k]),
         Family::UpProjection { m, n, k } => {
             let [block_m, _, block_k] = contraction([m, usize::MAX, k]);
@@ -454,10 +449,6 @@ pub fn cpu_schedule(plan: &Plan, region: &Region, processor: &Processor, dims: &
         block_m,
         block_n,
         block_k,
-        warps_m: 1,
-        warps_n: 1,
-        warps_k: 1,
-        transposed: false,
-        stages: 1,
+        ..ONE
     })
 }

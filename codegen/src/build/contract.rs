@@ -56,17 +56,8 @@ fn shape(
     let views = [a, b, out, epilogue.bias.unwrap_or(out), epilogue.factors.unwrap_or(out)];
     let axis = |label: &&str| {
         let [in_a, in_b, in_out] = [&spec.a, &spec.b, &spec.out].map(|list| list.iter().position(|l| l == label));
-        // A bias has the result's last dimensions, factors have its first.
-        let rank = |view: Option<&View>| view.map_or(0, |view| view.shape.len());
-        let in_bias = in_out.and_then(|axis| (axis + rank(epilogue.bias)).checked_sub(spec.out.len()));
-        let in_factors = in_out.filter(|&axis| axis < rank(epilogue.factors));
-        let at = [
-            in_a,
-            in_b,
-            in_out,
-            in_bias.filter(|_| epilogue.bias.is_some()),
-            in_factors,
-        ];
+        let [in_bias, in_factors] = in_out.map_or([None; 2], |axis| epilogue.axes(axis, spec.out.len()));
+        let at = [in_a, in_b, in_out, in_bias, in_factors];
         let dim = (0..3).find_map(|i| views[i].shape.get(at[i]?).copied());
         Axis::new(dim.unwrap_or(1.into()), views, at)
     };

@@ -3,9 +3,9 @@
 //! The model only ranks: the first schedules of the list are tried, and compiled resources or measured times decide.
 //! Per block it adds up, walking the program with loop counts at typical dimensions: multiply-adds of gemms, bytes that
 //! warps read from shared memory for them (each warp reads its rows of a and its columns of b a step, so that warps_n warps
-//! read the same a; warps along the depth read parts of both and pass their sums on), bytes moved from and to device memory, elementwise operations, and steps that end in
-//! a barrier. Loads of a pipelined loop overlap with what the block computes, those of a loop with one stage do not. Blocks
-//! run in waves of as many as fit an SM.
+//! read the same a; warps along the depth read parts of both and pass their sums on), bytes moved from and to device memory,
+//! elementwise operations, and steps that end in a barrier. Loads of a pipelined loop overlap with what the block computes,
+//! those of a loop with one stage do not. Blocks run in waves of as many as fit an SM.
 
 use super::splits::UNBALANCED;
 use crate::lower::shared_bytes;
@@ -60,11 +60,6 @@ fn holders(tile: &Tile, schedule: &Schedule) -> usize {
     }
 }
 
-/// Seconds that the kernel takes, for ranking schedules of one region.
-pub(super) fn seconds(program: &TileProgram, schedule: &Schedule, target: &Target, dims: &Dims) -> f64 {
-    seconds_with(program, schedule, target, dims, needs(program, schedule))
-}
-
 /// Seconds that the kernel takes on `target` as the model has it, once it is known that it takes `registers` registers a
 /// thread. For ranking schedules of one region: it knows nothing of what a part does beside moving, multiplying and waiting.
 pub fn modelled_seconds(
@@ -79,10 +74,11 @@ pub fn modelled_seconds(
         registers,
         ..needs(program, schedule)
     };
-    seconds_with(program, schedule, target, dims, needs)
+    seconds(program, schedule, target, dims, needs)
 }
 
-fn seconds_with(program: &TileProgram, schedule: &Schedule, target: &Target, dims: &Dims, needs: Needs) -> f64 {
+/// Seconds that the kernel takes, for ranking schedules of one region.
+pub(super) fn seconds(program: &TileProgram, schedule: &Schedule, target: &Target, dims: &Dims, needs: Needs) -> f64 {
     let resident = resident_blocks(needs, schedule, target);
     let dims = with_splits(program, schedule, resident * target.sm_count, dims);
     let (blocks, work) = walked(program, schedule, dims);
@@ -108,8 +104,8 @@ fn seconds_with(program: &TileProgram, schedule: &Schedule, target: &Target, dim
     waves * (alone.max(sharing * busy.max(loading)) + 0.1 * sharing * loading)
 }
 
-/// The least seconds in which the part could do what the kernel's blocks do, all together: their arithmetic, and their traffic with
-/// the second-level cache, which serves what several of them read. What blocks do again counts again; `dims` tell the splits.
+/// The least seconds in which the part could do what the kernel's blocks do, all together: their arithmetic, and their traffic
+/// with the second-level cache, which serves what several of them read. What blocks do again counts again; `dims` tell the splits.
 pub(super) fn least_seconds(program: &TileProgram, schedule: &Schedule, target: &Target, dims: &Dims) -> f64 {
     let (blocks, work) = walked(program, schedule, with_splits(program, schedule, 1, dims));
     let arithmetic = work.gemm_flops / target.tensor_flops + work.elementwise / target.fma_flops;

@@ -3,7 +3,7 @@
 //! Every one gives a right program. A simple model leaves out those that cannot be good: tiles larger than a core's own
 //! cache, blocks that leave threads idle or are mostly padding. The rest is measured.
 
-use super::candidates::{Family, cpu_schedule, family};
+use super::candidates::{Family, cpu_schedule, even_height, family};
 use super::cost::blocks;
 use super::processor::Processor;
 use super::{BuildError, build};
@@ -35,7 +35,7 @@ pub fn cpu_candidates(
     let mut found = Vec::new();
     for blocks in blockings(&family) {
         let schedule = with_blocks(default, blocks);
-        if schedule == default || found.iter().any(|&(other, _)| other == schedule) {
+        if schedule == default {
             continue;
         }
         let program = build(plan, region, &schedule)?;
@@ -76,15 +76,11 @@ fn blockings(family: &Family) -> Vec<[usize; 3]> {
             vec![32, 64, 128, 256, 512, 1024],
             vec![0],
         ],
-        // Of one height: a last block with few tokens would see as many keys as one that is full.
-        Family::Prefill { tokens } => {
-            let even = |height: usize| tokens.div_ceil(tokens.div_ceil(height));
-            [
-                [32, 64, 128, 256].map(even).to_vec(),
-                vec![32, 64, 128, 256, 512, 1024],
-                vec![0],
-            ]
-        }
+        Family::Prefill { tokens } => [
+            [32, 64, 128, 256].map(|most| even_height(tokens, most)).to_vec(),
+            vec![32, 64, 128, 256, 512, 1024],
+            vec![0],
+        ],
         Family::Contraction { m, n, k } | Family::UpProjection { m, n, k } => [
             up_to(&[16, 32, 64, 128, 256], m),
             up_to(&[16, 32, 64, 128, 256, 512], n),
@@ -98,6 +94,11 @@ fn blockings(family: &Family) -> Vec<[usize; 3]> {
         Family::Rows { rows, cols } => [up_to(&[1, 4, 16, 64], rows), up_to(&[256, 1024, 4096], cols), vec![0]],
         Family::WholeRows { rows, cols } => [up_to(&[1, 4, 16, 64], rows), vec![cols], vec![0]],
     };
+    // Sizes ascend; those beyond the region are all the region's.
+    let [heights, widths, depths] = [heights, widths, depths].map(|mut sizes| {
+        sizes.dedup();
+        sizes
+    });
     let mut all = Vec::new();
     for &m in &heights {
         for &n in &widths {

@@ -48,6 +48,13 @@ impl<'a> Epilogue<'a> {
         Ok(epilogue)
     }
 
+    /// The axis of the bias and that of the factors which go with axis `axis` of a result of `rank` dimensions.
+    pub fn axes(&self, axis: usize, rank: usize) -> [Option<usize>; 2] {
+        let bias = self.bias.and_then(|view| (axis + view.shape.len()).checked_sub(rank));
+        let factors = self.factors.filter(|view| axis < view.shape.len()).map(|_| axis);
+        [bias, factors]
+    }
+
     /// Applies the steps to `acc`; `bias` is a fragment of its shape, `factors` a row vector.
     pub fn apply(&self, body: &mut Vec<Stmt>, acc: TileId, bias: Option<TileId>, factors: Option<TileId>) {
         let value = self.steps.iter().fold(Expr::from(acc), |value, step| match step {

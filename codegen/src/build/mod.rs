@@ -54,8 +54,8 @@ const MOST_STAGES: usize = 64;
 /// [`candidates`]' to say.
 ///
 /// # Errors
-/// [`BuildError::Schedule`] for a size that is not possible, [`BuildError::Unsupported`] for a region that no program can express, and
-/// [`BuildError::NotInMemory`] for a region that is not the plan's.
+/// [`BuildError::Schedule`] for a size that is not possible, [`BuildError::Unsupported`] for a region that no program can
+/// express, and [`BuildError::NotInMemory`] for a region that is not the plan's.
 pub fn build(plan: &Plan, region: &Region, schedule: &Schedule) -> Result<TileProgram, BuildError> {
     let sizes = [
         ("block_m", schedule.block_m, 1..=LARGEST_BLOCK),

@@ -69,13 +69,7 @@ pub(super) fn build(mut p: ProgramBuilder, region: &UpProjectionRegion) -> Resul
         src,
     }];
     for part in &parts {
-        let columns = &part.region.columns;
-        let n = Span {
-            start: columns.start.into(),
-            step: columns.start,
-            limit: columns.end.into(),
-        };
-        of_step.push(part.weight.load(&mut p, n, span()));
+        of_step.push(part.weight.load(&mut p, part.span(), span()));
         body.push(Stmt::Fill {
             dst: part.made,
             value: 0.0,
@@ -164,18 +158,12 @@ fn rows(
     epilogue: &Epilogue,
 ) -> Result<Rows, BuildError> {
     let views = [x, epilogue.bias.unwrap_or(x), epilogue.factors.unwrap_or(x)];
-    let rank = |view: Option<&plan::View>| view.map_or(0, |view| view.shape.len());
     let mut axes = Vec::new();
     for axis in 0..2 {
         let in_x = spec.a.iter().position(|label| spec.out.get(axis) == Some(label));
-        let in_bias = (axis + rank(epilogue.bias)).checked_sub(spec.out.len());
-        let at = [
-            in_x,
-            in_bias.filter(|_| epilogue.bias.is_some()),
-            Some(axis).filter(|&axis| axis < rank(epilogue.factors)),
-        ];
+        let [in_bias, in_factors] = epilogue.axes(axis, spec.out.len());
         let dim = in_x.and_then(|at| x.shape.get(at).copied());
-        axes.push(Axis::new(dim.unwrap_or(1.into()), views, at));
+        axes.push(Axis::new(dim.unwrap_or(1.into()), views, [in_x, in_bias, in_factors]));
     }
     let tokens = axes[1].extent.clone();
     let (rows, outer) = innermost(axes);
@@ -255,6 +243,16 @@ impl Part<'_> {
         self.region.columns.len()
     }
 
+    /// Its columns of a head's.
+    fn span(&self) -> Span {
+        let columns = &self.region.columns;
+        Span {
+            start: columns.start.into(),
+            step: columns.start,
+            limit: columns.end.into(),
+        }
+    }
+
     fn is_multiplied(&self, p: &ProgramBuilder) -> bool {
         matches!(p.node(self.region.value).op, Op::Einsum(_))
     }
@@ -262,18 +260,12 @@ impl Part<'_> {
     /// The part's columns of a bias: of all heads, of the block's, or of every row's.
     fn bias(&self, p: &mut ProgramBuilder, body: &mut Vec<Stmt>, rows: &Rows, view: &plan::View) -> TileId {
         let dst = p.fragment("bias_f", p.schedule.block_m, self.padded);
-        let columns = &self.region.columns;
         let col = view.strides.last().cloned().unwrap_or(Size::one());
         let head = view.strides.iter().rev().nth(1).cloned().unwrap_or(Size::constant(0));
         let mut outer = indexed(&rows.outer, &rows.place.outer, BIAS);
         outer.push((block_y(), head));
         let matrix = p.matrix(view, Access::Read, &outer, &rows.rows.strides[BIAS], &col);
-        let span = Span {
-            start: columns.start.into(),
-            step: columns.start,
-            limit: columns.end.into(),
-        };
-        let src = p.rows(&matrix, rows.place.row.clone(), rows.count.clone(), span);
+        let src = p.rows(&matrix, rows.place.row.clone(), rows.count.clone(), self.span());
         body.push(Stmt::Load {
             dst,
             cols: 0..self.padded,

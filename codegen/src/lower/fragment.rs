@@ -84,21 +84,8 @@ fn mma_layout(
         let rule = format!("rows must be a multiple of {rows_each}, columns of {cols_each}");
         return Err(fragment_error(program, tile, schedule, rule));
     }
-    let (tiles_m, tiles_n) = (tile.rows / rows_each, cols / cols_each);
-    Ok(match schedule.transposed {
-        false => FragmentLayout::Mma {
-            warps_m,
-            warps_n,
-            tiles_m,
-            tiles_n,
-        },
-        true => FragmentLayout::MmaTransposed {
-            warps_m,
-            warps_n,
-            tiles_m,
-            tiles_n,
-        },
-    })
+    let tiles = [tile.rows / rows_each, cols / cols_each];
+    Ok(FragmentLayout::mma(schedule.transposed, [warps_m, warps_n], tiles))
 }
 
 fn rows_layout(program: &TileProgram, tile: &Tile, schedule: &Schedule) -> Result<FragmentLayout, LowerError> {

@@ -115,7 +115,7 @@ fn parts_bytes(program: &TileProgram, body: &[Stmt], schedule: &Schedule) -> usi
     body.iter().map(of_stmt).max().unwrap_or(0)
 }
 
-/// Whether pipelined loops are all that uses shared tiles, and finish no partial. What such a loop has in a tile it has
+/// Whether pipelined loops are all that uses shared tiles, and finish nothing. What such a loop has in a tile it has
 /// written in the same iteration, so that outside of them no tile holds anything.
 fn is_free_outside_pipelines(program: &TileProgram, body: &[Stmt]) -> bool {
     fn finishes(body: &[Stmt]) -> bool {
@@ -131,7 +131,7 @@ fn is_free_outside_pipelines(program: &TileProgram, body: &[Stmt]) -> bool {
         } => !finishes(body),
         Stmt::For { body, .. } | Stmt::If { body, .. } => is_free_outside_pipelines(program, body),
         Stmt::Load { dst, .. } => program.tile(*dst).space != Space::Shared,
-        Stmt::Stage { .. } | Stmt::Gemm { .. } | Stmt::Rotate { .. } => false,
+        Stmt::Stage { .. } | Stmt::Softmax(_) | Stmt::Gemm { .. } | Stmt::Rotate { .. } => false,
         _ => true,
     })
 }

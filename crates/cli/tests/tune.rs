@@ -238,7 +238,7 @@ fn a_part_that_is_not_here_is_modelled() {
     assert!(number(record, "tuned_us") <= number(record, "default_us"));
     let text = place.tune(&more).stdout;
     assert!(
-        text.contains("modelled, not measured") && text.contains("0 schedules judged now"),
+        text.contains("modelled, not measured") && text.contains("; 0 schedules judged now"),
         "{text}"
     );
 }

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use mlafuse_codegen::tile::{
-    BLayout, Binary, Expr, Form, ParamKind, Softmax, Space, Stmt, Tile, TileId, TileProgram, VarId, View,
+    BLayout, Binary, Expr, Form, ParamKind, Rows, Softmax, Space, Stmt, Tile, TileId, TileProgram, VarId, View,
 };
 use mlafuse_tensor::DType;
 
@@ -298,7 +298,9 @@ impl Compiler<'_> {
                 present: self.counters.of_columns(*dst, cols),
                 tile: dst.0,
                 borrows: self.borrows[dst.0],
-                keeps: self.writes[dst.0].keeps(self.names.program.tile(*dst)),
+                keeps: self.writes[dst.0].keeps(self.names.program.tile(*dst))
+                    && matches!(src.rows, Rows::Strided { .. })
+                    && src.mask.is_none(),
             })),
             Stmt::Store { dst, src, cols } => Step::Store(Box::new(self.transfer(*src, cols, dst))),
             Stmt::Stage { dst, src } => self.stage(*dst, *src)?,

@@ -13,21 +13,11 @@ use crate::CpuError;
 const ALIGN: usize = 64;
 
 /// A cache line.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
 pub(crate) struct Line([u8; ALIGN]);
 
-const ZEROS: Line = Line([0; ALIGN]);
-
-fn bytes_of(lines: &[Line]) -> &[u8] {
-    // SAFETY: lines are initialised, contiguous bytes without padding.
-    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), ALIGN * lines.len()) }
-}
-
-fn bytes_of_mut(lines: &mut [Line]) -> &mut [u8] {
-    // SAFETY: as in `bytes_of`; the lines are borrowed uniquely, and any byte is a valid u8.
-    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), ALIGN * lines.len()) }
-}
+pub(crate) const ZEROS: Line = Line([0; ALIGN]);
 
 /// So many elements, in huge pages where they are many and the system gives such pages.
 pub(crate) fn filled<T: Clone>(count: usize, value: T) -> Vec<T> {
@@ -81,7 +71,7 @@ impl CpuBuffer {
     /// A buffer that holds a copy of `bytes`.
     pub fn from_bytes(bytes: &[u8]) -> CpuBuffer {
         let mut lines = filled(bytes.len().div_ceil(ALIGN), ZEROS);
-        bytes_of_mut(&mut lines)[..bytes.len()].copy_from_slice(bytes);
+        bytemuck::cast_slice_mut::<Line, u8>(&mut lines)[..bytes.len()].copy_from_slice(bytes);
         CpuBuffer {
             memory: Arc::new(RwLock::new(lines)),
             range: 0..bytes.len(),
@@ -119,7 +109,7 @@ impl CpuBuffer {
     /// A copy of all its bytes.
     pub fn bytes(&self) -> Vec<u8> {
         let lines = self.memory.read().unwrap_or_else(PoisonError::into_inner);
-        bytes_of(&lines)[self.range.clone()].to_vec()
+        bytemuck::cast_slice::<Line, u8>(&lines)[self.range.clone()].to_vec()
     }
 
     /// Copies the bytes from `offset` on into `out`.
@@ -129,7 +119,7 @@ impl CpuBuffer {
     pub fn read_bytes(&self, offset: usize, out: &mut [u8]) -> Result<(), CpuError> {
         let range = self.host_range(offset, out.len())?;
         let lines = self.memory.read().unwrap_or_else(PoisonError::into_inner);
-        out.copy_from_slice(&bytes_of(&lines)[range]);
+        out.copy_from_slice(&bytemuck::cast_slice::<Line, u8>(&lines)[range]);
         Ok(())
     }
 
@@ -140,7 +130,7 @@ impl CpuBuffer {
     pub fn write_bytes(&self, offset: usize, from: &[u8]) -> Result<(), CpuError> {
         let range = self.host_range(offset, from.len())?;
         let mut lines = self.memory.write().unwrap_or_else(PoisonError::into_inner);
-        bytes_of_mut(&mut lines)[range].copy_from_slice(from);
+        bytemuck::cast_slice_mut::<Line, u8>(&mut lines)[range].copy_from_slice(from);
         Ok(())
     }
 
@@ -200,7 +190,7 @@ pub(crate) struct ReadLock<'a>(RwLockReadGuard<'a, Vec<Line>>);
 impl ReadLock<'_> {
     /// All of its bytes.
     pub(crate) fn bytes(&self) -> &[u8] {
-        bytes_of(&self.0)
+        bytemuck::cast_slice::<Line, u8>(&self.0)
     }
 }
 
@@ -210,7 +200,7 @@ pub(crate) struct WriteLock<'a>(RwLockWriteGuard<'a, Vec<Line>>);
 impl WriteLock<'_> {
     /// A handle through which many threads may store to all of its bytes.
     pub(crate) fn stores(&mut self) -> Stores<'_> {
-        let bytes = bytes_of_mut(&mut self.0);
+        let bytes = bytemuck::cast_slice_mut::<Line, u8>(&mut self.0);
         Stores {
             start: bytes.as_mut_ptr(),
             len: bytes.len(),
@@ -228,7 +218,8 @@ pub(crate) struct Stores<'a> {
     borrow: PhantomData<&'a [AtomicU16]>,
 }
 
-// SAFETY: `Stores` borrows the buffer uniquely for its lifetime and touches it by atomic stores of one width alone.
+// SAFETY: `Stores` borrows the buffer uniquely for its lifetime and touches it by relaxed atomics, or by stores in assembly that
+// leave each byte one of those that were stored.
 unsafe impl Send for Stores<'_> {}
 // SAFETY: as for Send.
 unsafe impl Sync for Stores<'_> {}

@@ -66,7 +66,7 @@ fn halves(program: &TileProgram, level: Level) -> Vec<bool> {
         .map(|tile| level.multiplies_bf16() && tile.space == Space::Shared && tile.dtype == DType::BF16)
         .collect();
     let mut pairs = Vec::new();
-    other_uses(&program.body, &mut halves, &mut pairs);
+    other_uses(program, &program.body, &mut halves, &mut pairs);
     // A gemm takes both or none.
     while let Some(&[a, b]) = pairs.iter().find(|[a, b]| halves[a.0] != halves[b.0]) {
         (halves[a.0], halves[b.0]) = (false, false);
@@ -74,12 +74,28 @@ fn halves(program: &TileProgram, level: Level) -> Vec<bool> {
     halves
 }
 
-/// Strikes out the tiles that something else than a load, a stage to them and a gemm uses; collects the gemms' operands.
-fn other_uses(body: &[Stmt], halves: &mut [bool], pairs: &mut Vec<[TileId; 2]>) {
+/// Strikes out the tiles that something else than a load, a stage to them and a gemm uses; collects the gemms' operands. Rows
+/// are multiplied in whole K_STEPs: a gemm of a part of them must not find what it does not multiply in its last step.
+fn other_uses(program: &TileProgram, body: &[Stmt], halves: &mut [bool], pairs: &mut Vec<[TileId; 2]>) {
     for stmt in body {
         match stmt {
-            Stmt::For { body, .. } | Stmt::If { body, .. } => other_uses(body, halves, pairs),
-            Stmt::Gemm { a, b, .. } => pairs.push([*a, *b]),
+            Stmt::For { body, .. } | Stmt::If { body, .. } => other_uses(program, body, halves, pairs),
+            Stmt::Gemm {
+                a,
+                a_start,
+                b,
+                layout,
+                b_cols,
+                ..
+            } => {
+                pairs.push([*a, *b]);
+                let depth = layout.depth(program.tile(*b), b_cols);
+                let whole_a = *a_start == Expr::Int(0) && depth == program.tile(*a).cols;
+                let whole_b = *layout == BLayout::Kn || *b_cols == (0..program.tile(*b).cols);
+                if !(depth.is_multiple_of(bf16::K_STEP) || whole_a && whole_b) {
+                    (halves[a.0], halves[b.0]) = (false, false);
+                }
+            }
             Stmt::Rotate { src, cos, sin, .. } => [src, cos, sin].iter().for_each(|tile| halves[tile.0] = false),
             _ => {}
         }

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::expr::Registers;
 use crate::gemm::bf16::ROWS;
-use crate::memory::filled;
+use crate::memory::{Line, ZEROS, filled};
 use crate::view::Place;
 
 /// f32 past the end of every slot, so that a vector that starts inside a row may be read whole.
@@ -142,7 +142,7 @@ pub(crate) struct Work {
     pub(crate) present: Vec<usize>,
     pub(crate) registers: Registers,
     pub(crate) panel: Vec<f32>,
-    /// The packed operands of the gemms of bf16 tiles.
+    /// The packed operands of the gemms of bf16 tiles; a row of a packed tile is a line.
     pub(crate) packed: Vec<Line>,
     /// By tile: how often it has been written.
     pub(crate) versions: Vec<u64>,
@@ -153,11 +153,6 @@ pub(crate) struct Work {
     /// By tile: what its last load left in device memory.
     pub(crate) borrowed: Vec<Borrowed>,
 }
-
-/// Words of a cache line, which a row of a packed tile is.
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-pub(crate) struct Line([u32; 16]);
 
 /// The rows of a tile that a load left where they lie, in groups of [`ROWS`].
 #[derive(Clone, Debug, Default)]
@@ -196,7 +191,7 @@ impl Scratch {
         grow(&mut self.work.vars, needs.vars, 0);
         grow(&mut self.work.present, needs.present, 0);
         grow(&mut self.work.panel, needs.panel, 0.0);
-        grow(&mut self.work.packed, needs.packed.div_ceil(16), Line([0; 16]));
+        grow(&mut self.work.packed, needs.packed.div_ceil(16), ZEROS);
         grow(&mut self.work.versions, needs.tiles, 0);
         grow(&mut self.work.packings, needs.products, None);
         grow(&mut self.work.loaded, needs.tiles, None);

@@ -275,9 +275,7 @@ impl Resolved<'_> {
             }),
         }
     }
-}
 
-impl Resolved<'_> {
     /// How many rows from tile row `i` on are there and lie [`Resolved::stride`] apart.
     fn run(&self, i: usize) -> i64 {
         match self.rows {
@@ -308,7 +306,8 @@ impl Resolved<'_> {
     /// The first element of tile row `i` where [`ROWS`] rows from it on, of `cols` columns that are neighbours, may be read
     /// where they lie.
     fn group(&self, i: usize, cols: usize, arena: &[f32]) -> Result<Option<usize>, Fault> {
-        let whole = self.present == cols && self.col_stride == 1 && self.run(i) >= ROWS as i64;
+        let unmasked = self.code.mask.is_none();
+        let whole = unmasked && self.present == cols && self.col_stride == 1 && self.run(i) >= ROWS as i64;
         if !whole || self.stride().is_none() {
             return Ok(None);
         }
@@ -337,7 +336,7 @@ pub(crate) struct Place {
 }
 
 impl Transfer {
-    /// Where its rows lie; `None` where that is more than a place says.
+    /// Where its rows lie, all of which a mask lets through; `None` where that is more than a place says.
     pub(crate) fn place(&self, env: &Env<'_>) -> Result<Option<Place>, Fault> {
         let view = self.view.resolve(env, self.cols.len())?;
         let ResolvedRows::Strided { start, stride, limit } = view.rows else {
@@ -350,7 +349,7 @@ impl Transfer {
             col_stride: view.col_stride,
             cols: view.present,
         };
-        Ok(Some(place).filter(|_| self.view.mask.is_none()))
+        Ok(Some(place))
     }
 }
 

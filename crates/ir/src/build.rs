@@ -44,22 +44,10 @@ impl GraphBuilder {
         dtype: DType,
         shape: &[Dim],
     ) -> Result<ValueId, BuildError> {
-        let fail = |error| BuildError {
+        append(&mut self.graph, name, op, args, dtype, shape).map_err(|error| BuildError {
             node: name.to_string(),
             error,
-        };
-        let types: Vec<&Ty> = args.iter().map(|&arg| self.graph.ty(arg)).collect();
-        let shape = infer_shape(&op, &types, shape).map_err(fail)?;
-        let ty = Ty { dtype, shape };
-        check_type(&op, &types, &ty).map_err(fail)?;
-        let name = unique_name(&self.graph.nodes, name);
-        self.graph.nodes.push(Node {
-            name,
-            op,
-            args: args.to_vec(),
-            ty,
-        });
-        Ok(ValueId(self.graph.nodes.len() - 1))
+        })
     }
 
     /// The type of a value built before.
@@ -174,13 +162,37 @@ impl GraphBuilder {
     }
 }
 
+/// Appends a node to a graph, named `name` or with a number after it. `shape` is as [`infer_shape`] has it.
+pub(crate) fn append(
+    graph: &mut Graph,
+    name: &str,
+    op: Op,
+    args: &[ValueId],
+    dtype: DType,
+    shape: &[Dim],
+) -> Result<ValueId, TypeError> {
+    let types: Vec<&Ty> = args.iter().map(|&arg| graph.ty(arg)).collect();
+    let shape = infer_shape(&op, &types, shape)?;
+    let ty = Ty { dtype, shape };
+    check_type(&op, &types, &ty)?;
+    let name = unique_name(&graph.nodes, name);
+    graph.nodes.push(Node {
+        name,
+        op,
+        args: args.to_vec(),
+        ty,
+    });
+    Ok(ValueId(graph.nodes.len() - 1))
+}
+
 /// `wanted`, or `wanted` with the first number appended that makes it a name no node has.
 pub(crate) fn unique_name(nodes: &[Node], wanted: &str) -> String {
     let taken = |name: &str| nodes.iter().any(|node| node.name == name);
     let wanted = if is_name(wanted) { wanted } else { "v" };
-    let numbered = (2..).map(|n| format!("{wanted}_{n}"));
-    std::iter::once(wanted.to_string())
-        .chain(numbered)
-        .find(|name| !taken(name))
-        .unwrap_or_default()
+    numbered(wanted).find(|name| !taken(name)).unwrap_or_default()
+}
+
+/// `name`, and then the same with a number after it: 2, 3, ...
+pub(crate) fn numbered(name: &str) -> impl Iterator<Item = String> {
+    std::iter::once(name.to_string()).chain((2usize..).map(move |n| format!("{name}_{n}")))
 }

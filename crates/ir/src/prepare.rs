@@ -1,7 +1,7 @@
 //! Weights as the kernels read them: what a graph computes from weights alone is taken out of it, to be made once, when the
 //! weights are loaded.
 
-use crate::build::unique_name;
+use crate::build::{numbered, unique_name};
 use crate::graph::{Graph, Node, Op, Ty, ValueId};
 use crate::size::{Dim, Dims, Size};
 use crate::verify::{VerifyError, verify};
@@ -145,9 +145,8 @@ impl Names {
         if let Op::Input { .. } = graph.node(root).op {
             return wanted;
         }
-        let numbered = (2..).map(|n| format!("{wanted}_{n}"));
-        let mut names = std::iter::once(wanted.clone()).chain(numbered);
-        let name = names.find(|name| !self.taken.contains(name)).unwrap_or_default();
+        let free = |name: &String| !self.taken.contains(name);
+        let name = numbered(&wanted).find(free).unwrap_or_default();
         self.taken.insert(name.clone());
         name
     }

@@ -197,3 +197,57 @@ impl StepMemory {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DeviceSpec, layer_graph};
+    use mlafuse_ir::config::MlaConfig;
+    use mlafuse_runtime::open;
+    use mlafuse_tune::{Choice, Key};
+    use serde_json::json;
+
+    /// The last kernel's schedule is another one once a record says so, though the step was prepared before.
+    #[test]
+    fn schedules_are_those_of_the_records_in_use() {
+        let text = "heads=2,d_model=32,d_latent=16,d_rope=4,d_nope=8,d_v=8,d_q_latent=none";
+        let config = MlaConfig::from_inline(text).unwrap();
+        let tensors = crate::checkpoint_tensors(&config).into_iter();
+        let zeros = |shape: &[usize]| HostTensor::zeros(DType::BF16, shape).unwrap();
+        let tensors = tensors
+            .map(|spec| (spec.suffix.to_string(), zeros(&spec.shape)))
+            .collect();
+        let weights = LayerWeights::from_tensors(&config, &tensors).unwrap();
+        let options = LayerOptions::default();
+        let graph = layer_graph(&config, DType::BF16, options.page_size).unwrap();
+        let device = open(DeviceSpec::Cpu).unwrap();
+        let mut layer = OnDevice::new(device, &graph, &weights, DType::BF16, &mut |_| {}).unwrap();
+        let class = [1, 1, 64];
+        let last = |layer: &OnDevice| {
+            let (executable, _) = layer.take(class, &options).unwrap();
+            let schedule = *executable.schedules().last().unwrap().1;
+            (executable, schedule)
+        };
+        // Nobody's, since the user's may know this very kernel.
+        layer.use_records(Arc::default());
+        let (executable, own) = last(&layer);
+        let mut schedule = own;
+        schedule.block_n = own.block_n / 2;
+        let [sequences, new_tokens, cached] = class;
+        let hint = launch_dims(sequences, new_tokens, cached, options.page_size);
+        let (plan, identity) = (executable.plan(), layer.device.identity());
+        let key = Key::new(identity, plan, plan.kernels.last().unwrap(), &hint);
+        let chosen = Choice {
+            schedule,
+            default_us: 2.0,
+            tuned_us: 1.0,
+            candidates: 2,
+        };
+        let line = json!({ "version": 1, "key": key, "chosen": chosen }).to_string();
+        let (records, damages) = Records::parse(line.as_bytes());
+        assert!(damages.is_empty(), "{damages:?}");
+        assert_eq!(last(&layer).1, own);
+        layer.use_records(Arc::new(records));
+        assert_eq!(last(&layer).1, schedule);
+    }
+}

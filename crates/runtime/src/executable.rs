@@ -173,11 +173,12 @@ impl Executable {
         let dims = with_splits(dims, self.device.as_ref());
         frame.launches.clear();
         self.bind(&mut frame.bound, &dims, find)?;
-        frame.place(&self.plan, &dims, |error| self.size_error(error, &dims))?;
-        let Some(arena) = &frame.arena else { return Ok(()) };
-        let temporaries = Temporaries::new(self.device.as_ref(), &self.plan, arena, frame.memory.take())?;
+        let arena = frame.take_arena(&self.plan, &dims);
+        let arena = arena.map_err(|error| self.size_error(error, &dims))?;
+        let temporaries = Temporaries::new(self.device.as_ref(), &self.plan, &arena, frame.memory.take())?;
         let launched = self.launch(&dims, &mut frame.bound, &temporaries, &mut frame.launches);
         frame.memory = temporaries.into_memory();
+        frame.arena = Some(arena);
         launched
     }
 

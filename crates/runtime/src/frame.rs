@@ -3,7 +3,7 @@
 use mlafuse_ir::plan::{Arena, BufferRole, Plan, SizeError};
 use mlafuse_ir::size::Dims;
 
-use crate::{Buffer, RuntimeError, Statistics};
+use crate::{Buffer, Statistics};
 
 /// Bindings and memory of an executable's runs, kept from one to the next. Of runs at the same time each needs its own.
 #[derive(Default)]
@@ -33,13 +33,8 @@ impl Frame {
         self.memory.as_ref().map_or(0, Buffer::len)
     }
 
-    /// Makes the arena that of launches of the sizes in `dims`; the one that is there stays where it is the same.
-    pub(crate) fn place(
-        &mut self,
-        plan: &Plan,
-        dims: &Dims,
-        error: impl Fn(SizeError) -> RuntimeError,
-    ) -> Result<(), RuntimeError> {
+    /// Takes the arena where it is that of launches of the sizes in `dims`, and else makes it.
+    pub(crate) fn take_arena(&mut self, plan: &Plan, dims: &Dims) -> Result<Arena, SizeError> {
         let same = |arena: &Arena| {
             let mut placements = arena.placements.iter();
             placements.all(|placement| {
@@ -48,9 +43,6 @@ impl Frame {
                     .is_ok_and(|bytes| bytes == placement.bytes)
             })
         };
-        if !self.arena.as_ref().is_some_and(same) {
-            self.arena = Some(plan.arena(dims).map_err(error)?);
-        }
-        Ok(())
+        self.arena.take().filter(same).map_or_else(|| plan.arena(dims), Ok)
     }
 }

@@ -2,15 +2,16 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;
 
 use mlafuse_codegen::schedule::Schedule;
 use mlafuse_ir::plan::BufferId;
-use mlafuse_ir::size::{Dims, Symbol};
+use mlafuse_ir::size::Dims;
 use mlafuse_profile::{ProfileError, free_memory, random_buffer};
-use mlafuse_runtime::{Buffer, Device, Identity, Kernel, Splits};
+use mlafuse_runtime::{Buffer, Device, Identity, Kernel, with_splits};
 
 use crate::{Contest, Judge, Key, Task, TuneError};
 
@@ -60,12 +61,6 @@ impl Timed {
         Ok(memory)
     }
 
-    /// With what a launch is told of splits.
-    fn dims(&self, task: &Task<'_>) -> Dims {
-        let room = task.dims.get(Symbol::S).unwrap_or(0);
-        Splits::Balanced.bind(&task.dims, room, self.device.as_ref())
-    }
-
     /// Leaves other things in the caches of the threads that kernels run on.
     fn sweep(&self) {
         let words = &self.swept;
@@ -83,7 +78,7 @@ impl Judge for Timed {
     }
 
     fn check(&self, task: &Task<'_>) -> Result<(), TuneError> {
-        let (dims, mut needed) = (self.dims(task), 0usize);
+        let (dims, mut needed) = (with_splits(&task.dims, self.device.as_ref()), 0usize);
         for &id in task.region.reads.iter().chain(&task.region.writes) {
             let bytes = task.plan.buffer(id).bytes(&dims).map_err(ProfileError::from)?;
             needed = needed.saturating_add(bytes);
@@ -104,7 +99,7 @@ impl Judge for Timed {
     }
 
     fn contest<'a>(&'a self, task: &'a Task<'a>) -> Result<Box<dyn Contest + 'a>, TuneError> {
-        let dims = self.dims(task);
+        let dims = with_splits(&task.dims, self.device.as_ref());
         Ok(Box::new(TimedContest {
             judge: self,
             task,
@@ -125,14 +120,14 @@ struct TimedContest<'a> {
 
 impl Contest for TimedContest<'_> {
     fn us(&mut self, schedule: &Schedule) -> Result<f64, TuneError> {
-        if !self.ready.contains_key(schedule) {
-            let Task { plan, region, .. } = *self.task;
-            let prepared = self.judge.device.prepare_with(plan, region, schedule)?;
-            let buffers = prepared.buffers(plan, region)?;
-            self.ready.insert(*schedule, (prepared.kernel, buffers));
-        }
-        let Some((kernel, ids)) = self.ready.get(schedule) else {
-            return Ok(0.0);
+        let (kernel, ids) = match self.ready.entry(*schedule) {
+            Entry::Occupied(ready) => ready.into_mut(),
+            Entry::Vacant(place) => {
+                let Task { plan, region, .. } = *self.task;
+                let prepared = self.judge.device.prepare_with(plan, region, schedule)?;
+                let buffers = prepared.buffers(plan, region)?;
+                place.insert((prepared.kernel, buffers))
+            }
         };
         let buffers: Vec<&Buffer> = ids.iter().filter_map(|id| self.memory.get(id)).collect();
         self.judge.sweep();

@@ -79,19 +79,23 @@ pub fn tune(
     let mut seen = BTreeSet::new();
     let keyed = tasks.iter().map(|task| (task, tuner.key(task)));
     let distinct: Vec<(&Task<'_>, Key)> = keyed.filter(|(_, key)| seen.insert(key.clone())).collect();
-    let mut tuned = Vec::with_capacity(distinct.len());
+    let (mut tuned, mut spaces) = (Vec::with_capacity(distinct.len()), Vec::with_capacity(distinct.len()));
     for (task, key) in &distinct {
         judge.check(task)?;
-        tuned.push(tuner.known(key, &judge.candidates(task)?));
+        let schedules = judge.candidates(task)?;
+        tuned.push(tuner.known(key, &schedules));
+        spaces.push(schedules);
     }
     // What some leave of their time, those may have that had too little.
     while clock() < limits.budget {
         let (mut open, before) = (tuned.iter().filter(|tuned| !tuned.is_done()).count(), tuner.found);
-        for (index, (task, key)) in distinct.iter().enumerate() {
+        for (index, ((task, _), schedules)) in distinct.iter().zip(&spaces).enumerate() {
             if let Some(tuned) = tuned.get_mut(index).filter(|tuned| !tuned.is_done()) {
                 let now = clock();
                 let share = limits.budget.saturating_sub(now) / open.max(1) as u32;
-                tuner.task(task, key, tuned, [now, now + share], &|| step(index, distinct.len()))?;
+                tuner.task(task, schedules, tuned, [now, now + share], &|| {
+                    step(index, distinct.len())
+                })?;
                 open -= 1;
             }
             step(index + 1, distinct.len());
@@ -129,12 +133,11 @@ impl Tuner<'_> {
     fn task(
         &mut self,
         task: &Task<'_>,
-        key: &Key,
+        schedules: &[Schedule],
         tuned: &mut Tuned,
         [start, end]: [Duration; 2],
         step: &dyn Fn(),
     ) -> Result<(), TuneError> {
-        let schedules = self.judge.candidates(task)?;
         let Some(own) = schedules.first().filter(|_| start < end) else {
             return Ok(());
         };
@@ -146,14 +149,14 @@ impl Tuner<'_> {
                 break;
             }
             let candidate = self.judge_one(contest.as_mut(), own, schedule)?;
-            self.add(key, Fact::Candidate(candidate.clone()))?;
+            self.add(&tuned.key, Fact::Candidate(candidate.clone()))?;
             tuned.candidates.push(candidate);
             tuned.judged += 1;
             tuned.left -= 1;
             step();
         }
         if let Some(choice) = self.choose(contest.as_mut(), own, &tuned.candidates, end)? {
-            self.add(key, Fact::Choice(choice))?;
+            self.add(&tuned.key, Fact::Choice(choice))?;
             tuned.choice = Some(choice);
         }
         Ok(())

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{SoftmaxStep, Tiles};
-use crate::gemm::bf16::{K_STEP, ROWS, transposed};
+use crate::gemm::bf16::{K_STEP, ROWS, pair_order, transposed};
 
 /// Words of a tile of weights: pairs of keys.
 const PAIRS: usize = K_STEP / 2;
@@ -204,9 +204,7 @@ impl Lanes<'_> {
                 false => _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(self.key(key), visible), weight),
             }
         };
-        let halves: [u16; 32] = std::array::from_fn(|i| (i / 2 + i % 2 * ROWS) as u16);
-        // SAFETY: 64 bytes.
-        let order = unsafe { _mm512_loadu_si512(halves.as_ptr().cast()) };
+        let order = pair_order();
         let mut tile = [_mm512_setzero_si512(); PAIRS];
         for (pair, words) in tile.iter_mut().enumerate() {
             let (even, odd) = (weight(first + 2 * pair), weight(first + 2 * pair + 1));

@@ -331,3 +331,79 @@ fn columns_that_a_does_not_have_are_refused() {
         assert_eq!(error, expected);
     }
 }
+
+/// What lies beside the columns that are multiplied, in the tile and in memory, is no number.
+#[test]
+fn parts_of_rows_are_multiplied_and_nothing_beside_them() {
+    let (m, n, part, cols) = (3, 32, 16, 32);
+    let mut p = Build::new();
+    let (a, b) = (p.input("a", DType::BF16), p.input("b", DType::BF16));
+    let out = p.output("out", DType::F32);
+    let (a_s, b_s, acc) = (
+        p.shared(DType::BF16, m, cols),
+        p.shared(DType::BF16, n, cols),
+        p.fragment(m, n),
+    );
+    p.load(a_s, matrix(a, m, cols));
+    p.load(b_s, matrix(b, n, cols));
+    p.fill(acc, 0.0);
+    p.push(Stmt::Gemm {
+        acc,
+        a: a_s,
+        a_start: part.into(),
+        b: b_s,
+        layout: BLayout::Nk,
+        b_cols: part..cols,
+    });
+    p.store(matrix(out, m, n), acc);
+    let beside = |x: Vec<f32>| -> Vec<f32> {
+        let all = x.into_iter().enumerate();
+        all.map(|(i, x)| if i % cols < part { f32::NAN } else { x }).collect()
+    };
+    let (x, y) = (bf16_values(m * cols, 3), bf16_values(n * cols, 4));
+    let buffers = [
+        bf16_bytes(&beside(x.clone())),
+        bf16_bytes(&beside(y.clone())),
+        vec![0xff; m * n * 4],
+    ];
+    let right = |x: &[f32]| -> Vec<f32> { x.chunks(cols).flat_map(|row| row[part..].to_vec()).collect() };
+    let exact = product(&right(&x), &right(&y), [m, n, part], BLayout::Nk);
+    for (_, got) in p.run_all(&Dims::new(), &buffers) {
+        assert_close(&to_f32(&got[2]), &exact, 1e-5);
+    }
+}
+
+/// Masked rows between others that are there are zeros, whatever lies in memory.
+#[test]
+fn masked_rows_are_not_multiplied() {
+    let (m, n, k) = (2, 32, 32);
+    let mut p = Build::new();
+    let (a, b) = (p.input("a", DType::BF16), p.input("b", DType::BF16));
+    let (keep, out) = (p.input("keep", DType::I32), p.output("out", DType::F32));
+    let (mask, a_s) = (p.vector(n), p.shared(DType::BF16, m, k));
+    let (b_s, acc) = (p.shared(DType::BF16, n, k), p.fragment(m, n));
+    p.load(mask, column(keep, n));
+    p.load(a_s, matrix(a, m, k));
+    p.load(
+        b_s,
+        View {
+            mask: Some(mask),
+            ..matrix(b, n, k)
+        },
+    );
+    p.fill(acc, 0.0);
+    p.gemm(acc, a_s, b_s, BLayout::Nk);
+    p.store(matrix(out, m, n), acc);
+    let (x, mut y) = (bf16_values(m * k, 5), bf16_values(n * k, 6));
+    let masked = [5, 20];
+    let kept: Vec<i32> = (0..n).map(|row| i32::from(!masked.contains(&row))).collect();
+    let mut exact = product(&x, &y, [m, n, k], BLayout::Nk);
+    for row in masked {
+        y[row * k..(row + 1) * k].fill(f32::NAN);
+        (0..m).for_each(|i| exact[i * n + row] = 0.0);
+    }
+    let buffers = [bf16_bytes(&x), bf16_bytes(&y), i32_bytes(&kept), vec![0xff; m * n * 4]];
+    for (_, got) in p.run_all(&Dims::new(), &buffers) {
+        assert_close(&to_f32(&got[3]), &exact, 1e-5);
+    }
+}

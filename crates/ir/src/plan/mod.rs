@@ -20,6 +20,7 @@ pub use prefill::{Keys, PrefillRegion, ScoreTerm};
 pub use text::{KernelSummary, PlanSummary};
 pub use view::View;
 
+use crate::build::numbered;
 use crate::graph::{Graph, Op, ValueId};
 use crate::size::{Dim, Size, Symbol};
 use mlafuse_tensor::DType;
@@ -468,10 +469,6 @@ fn push_buffer(plan: &mut Plan, name: &str, dtype: DType, shape: &[Dim], role: B
         stride_align,
     });
     BufferId(plan.buffers.len() - 1)
-}
-
-fn numbered(name: &str) -> impl Iterator<Item = String> {
-    std::iter::once(name.to_string()).chain((2usize..).map(move |n| format!("{name}_{n}")))
 }
 
 /// `wanted` as a C identifier that no other kernel has.

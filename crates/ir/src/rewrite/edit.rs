@@ -1,8 +1,8 @@
 //! A graph in the course of a change, and what rules ask of a graph before they make one.
 
-use crate::build::unique_name;
-use crate::graph::{Graph, Node, Op, Ty, ValueId};
-use crate::infer::{check_type, infer_shape};
+use crate::build::append;
+use crate::graph::{Graph, Op, Ty, ValueId};
+use crate::infer::check_type;
 use crate::size::Dim;
 use mlafuse_tensor::DType;
 use std::collections::BTreeSet;
@@ -19,18 +19,7 @@ impl Edit {
 
     /// Appends a node, named `name` or with a number after it; `None` where the op and its arguments do not go together.
     pub fn push(&mut self, name: &str, op: Op, args: &[ValueId], dtype: DType) -> Option<ValueId> {
-        let types: Vec<&Ty> = args.iter().map(|&arg| self.graph.ty(arg)).collect();
-        let shape = infer_shape(&op, &types, &[]).ok()?;
-        let ty = Ty { dtype, shape };
-        check_type(&op, &types, &ty).ok()?;
-        let name = unique_name(&self.graph.nodes, name);
-        self.graph.nodes.push(Node {
-            name,
-            op,
-            args: args.to_vec(),
-            ty,
-        });
-        Some(ValueId(self.graph.nodes.len() - 1))
+        append(&mut self.graph, name, op, args, dtype, &[]).ok()
     }
 
     /// Makes `value` another way; `None` where that way does not give its type. Its name stays, and who reads it.

@@ -18,7 +18,7 @@ mod pack;
 #[cfg(target_arch = "x86_64")]
 use pack::Columns;
 #[cfg(target_arch = "x86_64")]
-pub(crate) use pack::transposed;
+pub(crate) use pack::{pair_order, transposed};
 
 use mlafuse_codegen::tile::BLayout;
 

@@ -70,11 +70,8 @@ impl<'a> Columns<'a> {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     unsafe fn interleave(&mut self, end: usize) {
         let (pairs, tiles) = (self.k.next_multiple_of(K_STEP) / 2, self.columns.div_ceil(ROWS));
-        // Element j of the pair's first row, then that of its second. Told the numbers, the compiler makes one slow shuffle
-        // of two.
-        let halves: [u16; 32] = std::array::from_fn(|i| (i / 2 + i % 2 * ROWS) as u16);
-        // SAFETY: 64 bytes.
-        let order = std::hint::black_box(unsafe { _mm512_loadu_si512(halves.as_ptr().cast()) });
+        // Told the numbers, the compiler makes one slow shuffle of two.
+        let order = std::hint::black_box(pair_order());
         for piece in self.done..end {
             let (group, tile) = (piece / tiles, piece % tiles);
             let rows = self.k.saturating_sub(group * ROWS).min(ROWS);
@@ -93,6 +90,15 @@ impl<'a> Columns<'a> {
             }
         }
     }
+}
+
+/// What `permutexvar` makes pairs by: element j of the lower half, then that of the upper.
+#[target_feature(enable = "avx512f")]
+#[inline]
+pub(crate) fn pair_order() -> __m512i {
+    let halves: [u16; 32] = std::array::from_fn(|i| (i / 2 + i % 2 * ROWS) as u16);
+    // SAFETY: 64 bytes.
+    unsafe { _mm512_loadu_si512(halves.as_ptr().cast()) }
 }
 
 /// Panics unless `from` has so many rows and columns.

@@ -46,7 +46,7 @@ pub(in crate::plan) fn decompressions(
             Keys::Cached { .. } => None,
         });
         for value in keys.chain([prefill.region.values]) {
-            let made = unsliced(graph, value);
+            let made = graph.root(value);
             if let Some(nodes) = cached_operand(graph, made)
                 && read_by(graph, made, prefills)
             {
@@ -160,14 +160,6 @@ fn check_types(graph: &Graph, region: &PrefillRegion) -> Result<(), String> {
             ))
         }
         None => Ok(()),
-    }
-}
-
-/// The value that `value` is a part of.
-fn unsliced(graph: &Graph, value: ValueId) -> ValueId {
-    match (&graph.node(value).op, graph.node(value).args.as_slice()) {
-        (Op::Slice { .. }, &[from]) => unsliced(graph, from),
-        _ => value,
     }
 }
 
