@@ -89,7 +89,7 @@ impl Case {
     /// Who else does it, by the names in `benches/peers/server.py`.
     pub fn peers(&self) -> &'static [&'static str] {
         match self.kind {
-            Kind::Core { .. } => &["pytorch", "pytorch_sdpa", "vllm"],
+            Kind::Core { .. } => &["pytorch", "pytorch_values_apart", "pytorch_sdpa", "vllm"],
             Kind::Decode { .. } | Kind::Prefill { .. } => &["transformers"],
         }
     }

@@ -1,6 +1,6 @@
 //! What a comparison with peers shows: a table for people, and JSON.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, bail};
 use serde::Serialize;
@@ -174,12 +174,12 @@ impl Report {
         peers
     }
 
-    /// The peers' versions, and why some are missing.
+    /// The peers' versions, and why some are missing. They may differ from case to case.
     fn notes(&self) -> String {
         let versions = self.cases.iter().flat_map(|case| &case.versions);
-        let versions: BTreeMap<_, _> = versions.collect();
+        let versions: BTreeSet<_> = versions.collect();
         let missing = self.cases.iter().flat_map(|case| &case.unavailable);
-        let missing: BTreeMap<_, _> = missing.collect();
+        let missing: BTreeSet<_> = missing.collect();
         let versions = versions.iter().map(|(peer, version)| format!("{peer}: {version}\n"));
         let missing = missing
             .iter()
@@ -216,14 +216,15 @@ mod tests {
     use super::*;
     use mlafuse::DType;
 
-    fn report() -> Report {
-        let limits = Limits {
-            amx_gflops: Some(4000.0),
-            fma_gflops: 200.0,
-            read_gbs: 20.0,
-        };
-        let compared = Compared {
-            name: "a case",
+    const LIMITS: Limits = Limits {
+        amx_gflops: Some(4000.0),
+        fma_gflops: 200.0,
+        read_gbs: 20.0,
+    };
+
+    fn compared(name: &'static str, version: &str) -> Compared {
+        Compared {
+            name,
             work: Work {
                 flops: 8_000_000_000,
                 bytes: 1_000_000,
@@ -232,10 +233,14 @@ mod tests {
             ours_ms: 4.0,
             peers_ms: BTreeMap::from([("pytorch", 10.0)]),
             rel_l2: BTreeMap::from([("pytorch", 0.01)]),
-            versions: BTreeMap::from([("pytorch", "torch 2".to_string())]),
+            versions: BTreeMap::from([("pytorch", version.to_string())]),
             unavailable: BTreeMap::from([("vllm", "not installed".to_string())]),
-        };
-        Report::new("a machine".into(), limits, vec![compared])
+        }
+    }
+
+    fn report() -> Report {
+        let cases = [compared("a case", "torch 2 (mm)"), compared("another", "torch 2 (bmm)")];
+        Report::new("a machine".into(), LIMITS, cases.into())
     }
 
     #[test]
@@ -243,7 +248,8 @@ mod tests {
         let table = report().table();
         let row = "| a case | 4.00 | 2000 | 0.2 | 50 % | 1 % | 10.00 (2.50 x) | unavailable | 1.0e-2 |";
         assert!(table.contains(row), "{table}");
-        assert!(table.contains("vllm is unavailable: not installed"), "{table}");
+        let notes = "\npytorch: torch 2 (bmm)\npytorch: torch 2 (mm)\nvllm is unavailable: not installed\n";
+        assert!(table.ends_with(notes), "{table}");
     }
 
     #[test]

@@ -43,23 +43,27 @@ def fastest(works):
 
 
 def pytorch(spec):
-    """Two matrix products and a softmax, as oneDNN does them best: values as a view of the rows or apart, batched or not."""
+    """Two matrix products and a softmax; the values are columns of the rows, where they lie."""
     query, rows = inputs(spec)
-    query = query * spec["scale"]
-    view = rows[..., : spec["d_latent"]]
-    # Where memory allows: the values a second time.
-    values = {"a view": view} if rows.nbytes > 1 << 28 else {"a view": view, "apart": view.contiguous()}
+    return products(query * spec["scale"], rows, rows[..., : spec["d_latent"]])
 
-    def batched(values):
-        return lambda: torch.bmm(torch.softmax(torch.bmm(query, rows.transpose(1, 2)), dim=-1), values)
 
-    def single(values):
-        keys = rows[0].t()
-        return lambda: torch.mm(torch.softmax(torch.mm(query[0], keys), dim=-1), values[0])[None]
+def pytorch_values_apart(spec):
+    """The same with a second copy of the values, made before: a decode loop would have to add each new token to both."""
+    query, rows = inputs(spec)
+    return products(query * spec["scale"], rows, rows[..., : spec["d_latent"]].contiguous())
 
-    kinds = {"bmm": batched} if len(rows) > 1 else {"bmm": batched, "mm": single}
-    works = {f"{kind}, values {how}": make(value) for kind, make in kinds.items() for how, value in values.items()}
-    name, work = fastest(works)
+
+def products(query, rows, values):
+    """The products by oneDNN, batched or, of one sequence, not: whichever is faster."""
+
+    def bmm():
+        return torch.bmm(torch.softmax(torch.bmm(query, rows.transpose(1, 2)), dim=-1), values)
+
+    def mm():
+        return torch.mm(torch.softmax(torch.mm(query[0], rows[0].t()), dim=-1), values[0])[None]
+
+    name, work = fastest({"bmm": bmm} if len(rows) > 1 else {"bmm": bmm, "mm": mm})
     return work, f"torch {torch.__version__} ({name})"
 
 

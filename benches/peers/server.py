@@ -29,6 +29,7 @@ def peer(name: str):
 
     return {
         "pytorch": attention.pytorch,
+        "pytorch_values_apart": attention.pytorch_values_apart,
         "pytorch_sdpa": attention.pytorch_sdpa,
         "vllm": attention.vllm,
         "transformers": layers.transformers,
