@@ -72,7 +72,6 @@ fn row(entry: &CacheEntry) -> [String; 5] {
     let key: String = entry.key.chars().take(12).collect();
     let (what, target) = match &entry.content {
         CacheContent::Kernel { name, arch } => (name.clone(), arch.clone()),
-        CacheContent::Blob { kind } => (kind.clone(), "-".to_string()),
         CacheContent::Damaged { reason } => (format!("damaged: {reason}"), "-".to_string()),
     };
     [
@@ -87,7 +86,6 @@ fn row(entry: &CacheEntry) -> [String; 5] {
 fn object(entry: &CacheEntry) -> Value {
     let content = match &entry.content {
         CacheContent::Kernel { name, arch } => json!({ "kernel": name, "arch": arch }),
-        CacheContent::Blob { kind } => json!({ "blob": kind }),
         CacheContent::Damaged { reason } => json!({ "damaged": reason }),
     };
     let age_s = entry.age.map(|age| age.as_secs());

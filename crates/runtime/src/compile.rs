@@ -20,7 +20,6 @@ pub(crate) const MOST_TRIED: usize = 24;
 const SHARED_RESERVED: usize = 1024;
 /// Registers are given to a warp in multiples of this.
 const REGISTER_GRANULE: usize = 256;
-const CHOICE: &str = "schedule";
 
 /// A kernel as text, before NVRTC.
 #[derive(Clone, Debug)]
@@ -58,7 +57,7 @@ pub struct CompiledKernel {
     pub compile_ms: f64,
     /// Whether it came from the cache.
     pub from_cache: bool,
-    /// Schedules that were tried before and refused; empty where the choice was remembered.
+    /// Schedules that were tried before and refused.
     pub rejected: Vec<Rejected>,
 }
 
@@ -110,8 +109,8 @@ pub fn region_source(plan: &Plan, region: &Region, target: &Target, dims: &Dims)
 
 /// Compiles a region for `target`, through `cache`: the first schedule, in the model's order, that spills no register.
 ///
-/// The choice is remembered in the cache, so that a second call compiles nothing and tries nothing else. `dims` are the
-/// typical sizes of a launch, as far as they are known.
+/// The cache keeps those that spill too, so that a second call compiles nothing and comes to the same choice. `dims` are
+/// the typical sizes of a launch, as far as they are known.
 ///
 /// # Errors
 /// [`RuntimeError::NoSchedule`] where every schedule spills, with the registers and spills of each; those of NVRTC; those of
@@ -125,17 +124,6 @@ pub fn compile_region(
     cache: &KernelCache,
 ) -> Result<CompiledKernel, RuntimeError> {
     let _span = tracing::info_span!("compile", kernel = %region.name, arch = %target.arch).entered();
-    let key = choice_key(plan, region, target, dims, nvrtc);
-    let remembered = cache.get_blob(CHOICE, &key).and_then(|bytes| parse_schedule(&bytes));
-    // What another state of the generator chose may be no schedule now, or no good one: then it is chosen anew.
-    let compiled = remembered.map(|schedule| {
-        source(plan, region, target, schedule).and_then(|kernel| compile(kernel, target, nvrtc, cache))
-    });
-    if let Some(Ok(compiled)) = compiled
-        && compiled.resources.spill_bytes == 0
-    {
-        return Ok(compiled);
-    }
     let mut rejected = Vec::new();
     for schedule in candidates(plan, region, target, dims)?.into_iter().take(MOST_TRIED) {
         let kernel = match source(plan, region, target, schedule) {
@@ -151,10 +139,7 @@ pub fn compile_region(
         };
         let compiled = compile(kernel, target, nvrtc, cache)?;
         match spills(&compiled) {
-            None => {
-                cache.put_blob(CHOICE, &key, schedule.to_string().as_bytes());
-                return Ok(CompiledKernel { rejected, ..compiled });
-            }
+            None => return Ok(CompiledKernel { rejected, ..compiled }),
             Some(spilled) => rejected.push(spilled),
         }
     }
@@ -281,19 +266,6 @@ fn resident_blocks(registers: usize, shared: usize, threads: usize, target: &Tar
         .min(by_shared)
         .min(target.threads_per_sm / (32 * warps))
         .min(target.blocks_per_sm)
-}
-
-/// Everything that the order of the schedules and the compiler's verdict depend on.
-fn choice_key(plan: &Plan, region: &Region, target: &Target, dims: &Dims, nvrtc: &Nvrtc) -> String {
-    let identity = nvrtc.identity();
-    format!(
-        "{}\n{}\n{plan}\n{target:?}\n{dims:?}\n{identity}",
-        region.name, plan.graph
-    )
-}
-
-fn parse_schedule(bytes: &[u8]) -> Option<Schedule> {
-    std::str::from_utf8(bytes).ok()?.parse().ok()
 }
 
 #[cfg(test)]

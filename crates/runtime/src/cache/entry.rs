@@ -1,5 +1,5 @@
 //! The file of one entry: magic, version, BLAKE3 of the rest, key, then length-prefixed sections: the
-//! description as JSON, and the content (kernel: log, PTX, CUBIN; blob: its bytes).
+//! description as JSON, NVRTC's log, PTX and CUBIN.
 
 use std::fs;
 use std::io;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::nvrtc::{Compiled, CudaSource, KernelResources};
 
 const MAGIC: &[u8; 8] = b"MLAFUSE\n";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 pub(super) const CHECKED_FROM: usize = 8 + 4 + 32;
 /// No kernel comes near this; a larger file is not read at all.
 const LARGEST_ENTRY: u64 = 256 << 20;
@@ -34,44 +34,26 @@ pub(super) enum EntryError {
     Checksum,
     #[error("it is another key's entry")]
     OtherKey,
-    #[error("expected {expected} sections, got {got}")]
-    Sections { expected: usize, got: usize },
+    #[error("expected log, PTX and CUBIN, got {got} sections")]
+    Sections { got: usize },
     #[error("its description: {0}")]
     Description(#[from] serde_json::Error),
-    #[error("expected a {expected}")]
-    OtherKind { expected: &'static str },
     #[error("its text is not UTF-8")]
     NotText(#[from] std::string::FromUtf8Error),
 }
 
+/// The description.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Meta {
-    Kernel {
-        name: String,
-        arch: String,
-        resources: Vec<KernelResources>,
-        /// Nanoseconds: an integer comes back from JSON as it was.
-        compile_ns: u64,
-    },
-    Blob {
-        kind: String,
-    },
-}
-
-pub(super) fn encode(key: &blake3::Hash, meta: &Meta, sections: &[&[u8]]) -> Result<Vec<u8>, EntryError> {
-    let meta = serde_json::to_vec(meta)?;
-    let mut checked = key.as_bytes().to_vec();
-    for section in std::iter::once(meta.as_slice()).chain(sections.iter().copied()) {
-        checked.extend((section.len() as u64).to_le_bytes());
-        checked.extend(section);
-    }
-    let version = VERSION.to_le_bytes();
-    let checksum = blake3::hash(&checked);
-    Ok([MAGIC, version.as_slice(), checksum.as_bytes(), &checked].concat())
+pub(super) struct Meta {
+    pub name: String,
+    pub arch: String,
+    resources: Vec<KernelResources>,
+    /// Nanoseconds: an integer comes back from JSON as it was.
+    compile_ns: u64,
 }
 
 /// Checks an entry and splits it into its description and the sections after that.
-pub(super) fn decode<'a>(bytes: &'a [u8], key: &blake3::Hash) -> Result<(Meta, Vec<&'a [u8]>), EntryError> {
+pub(super) fn sections<'a>(bytes: &'a [u8], key: &blake3::Hash) -> Result<(Meta, Vec<&'a [u8]>), EntryError> {
     let rest = bytes.strip_prefix(MAGIC).ok_or(EntryError::NotAnEntry)?;
     let version = rest.first_chunk().ok_or(EntryError::Truncated)?;
     match u32::from_le_bytes(*version) {
@@ -96,53 +78,35 @@ pub(super) fn decode<'a>(bytes: &'a [u8], key: &blake3::Hash) -> Result<(Meta, V
     Ok((serde_json::from_slice(meta)?, content.to_vec()))
 }
 
-pub(super) fn encode_kernel(
-    key: &blake3::Hash,
-    source: &CudaSource,
-    compiled: &Compiled,
-) -> Result<Vec<u8>, EntryError> {
-    let meta = Meta::Kernel {
+pub(super) fn encode(key: &blake3::Hash, source: &CudaSource, compiled: &Compiled) -> Result<Vec<u8>, EntryError> {
+    let meta = serde_json::to_vec(&Meta {
         name: source.name.clone(),
         arch: source.arch.clone(),
         resources: compiled.resources.clone(),
         compile_ns: (compiled.compile_ms * 1e6).round() as u64,
-    };
-    let Compiled { log, ptx, cubin, .. } = compiled;
-    encode(key, &meta, &[log.as_bytes(), ptx.as_bytes(), cubin])
+    })?;
+    let mut checked = key.as_bytes().to_vec();
+    for section in [&meta, compiled.log.as_bytes(), compiled.ptx.as_bytes(), &compiled.cubin] {
+        checked.extend((section.len() as u64).to_le_bytes());
+        checked.extend(section);
+    }
+    let version = VERSION.to_le_bytes();
+    let checksum = blake3::hash(&checked);
+    Ok([MAGIC, version.as_slice(), checksum.as_bytes(), &checked].concat())
 }
 
-pub(super) fn decode_kernel(bytes: &[u8], key: &blake3::Hash) -> Result<Compiled, EntryError> {
-    let (meta, content) = decode(bytes, key)?;
-    let Meta::Kernel {
-        resources, compile_ns, ..
-    } = meta
-    else {
-        return Err(EntryError::OtherKind { expected: "kernel" });
+pub(super) fn decode(bytes: &[u8], key: &blake3::Hash) -> Result<Compiled, EntryError> {
+    let (meta, content) = sections(bytes, key)?;
+    let [log, ptx, cubin] = content[..] else {
+        return Err(EntryError::Sections { got: content.len() });
     };
-    let [log, ptx, cubin] = exactly(content)?;
     Ok(Compiled {
         log: String::from_utf8(log.to_vec())?,
         ptx: String::from_utf8(ptx.to_vec())?,
         cubin: cubin.to_vec(),
-        resources,
-        compile_ms: compile_ns as f64 / 1e6,
+        resources: meta.resources,
+        compile_ms: meta.compile_ns as f64 / 1e6,
     })
-}
-
-pub(super) fn decode_blob(bytes: &[u8], key: &blake3::Hash) -> Result<Vec<u8>, EntryError> {
-    let (meta, content) = decode(bytes, key)?;
-    let Meta::Blob { .. } = meta else {
-        return Err(EntryError::OtherKind { expected: "blob" });
-    };
-    let [content] = exactly(content)?;
-    Ok(content.to_vec())
-}
-
-fn exactly<const N: usize>(sections: Vec<&[u8]>) -> Result<[&[u8]; N], EntryError> {
-    let got = sections.len();
-    sections
-        .try_into()
-        .map_err(|_| EntryError::Sections { expected: N, got })
 }
 
 pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, EntryError> {

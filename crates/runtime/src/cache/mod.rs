@@ -1,4 +1,4 @@
-//! Compiled kernels and small choices, kept between runs.
+//! Compiled kernels, kept between runs.
 //!
 //! The cache is content-addressed: an entry's file name is a hash of everything its content
 //! depends on, so entries never go stale and nothing is ever updated. No failure of the cache
@@ -16,9 +16,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::folders::cache_folder;
 use crate::nvrtc::{self, Compiled, CudaSource, Nvrtc, NvrtcError};
-use entry::{EntryError, Meta, decode, decode_blob, decode_kernel, encode, encode_kernel, read_file};
+use entry::{EntryError, Meta, decode, encode, read_file, sections};
 
-/// A folder of cached kernels and blobs; may be shared by threads and processes.
+/// A folder of cached kernels; may be shared by threads and processes.
 #[derive(Debug)]
 pub struct KernelCache {
     folder: Option<PathBuf>,
@@ -58,11 +58,6 @@ pub enum CacheContent {
         /// Its architecture.
         arch: String,
     },
-    /// Bytes put by [`KernelCache::put_blob`].
-    Blob {
-        /// Their kind.
-        kind: String,
-    },
     /// A file that will be treated as a miss.
     Damaged {
         /// What is wrong with it.
@@ -92,8 +87,7 @@ pub struct CacheError {
     pub reason: io::Error,
 }
 
-const KERNEL_ENDING: &str = "mlk";
-const BLOB_ENDING: &str = "mlb";
+const ENDING: &str = "mlk";
 const TEMPORARY_PREFIX: &str = ".mlafuse-";
 
 impl KernelCache {
@@ -144,29 +138,13 @@ impl KernelCache {
             ms: start.elapsed().as_secs_f64() * 1e3,
         };
         let key = kernel_key(nvrtc, source);
-        if let Some(compiled) = self.read(&key, KERNEL_ENDING, decode_kernel) {
+        if let Some(compiled) = self.read(&key) {
             tracing::debug!(name = %source.name, "kernel from the cache");
             return Ok((compiled, outcome(true)));
         }
         let compiled = nvrtc.compile(source)?;
-        self.write(&key, KERNEL_ENDING, || encode_kernel(&key, source, &compiled));
+        self.write(&key, source, &compiled);
         Ok((compiled, outcome(false)))
-    }
-
-    /// Bytes put before under this kind and key by the same version of this crate. The caller
-    /// puts everything they depend on into the key.
-    pub fn get_blob(&self, kind: &str, key: &str) -> Option<Vec<u8>> {
-        let hash = blob_key(kind, key);
-        self.read(&hash, BLOB_ENDING, decode_blob)
-    }
-
-    /// Keeps bytes under a kind and a key, replacing earlier ones. Failures are warned of once.
-    pub fn put_blob(&self, kind: &str, key: &str, bytes: &[u8]) {
-        let hash = blob_key(kind, key);
-        self.write(&hash, BLOB_ENDING, || {
-            let meta = Meta::Blob { kind: kind.to_owned() };
-            encode(&hash, &meta, &[bytes])
-        });
     }
 
     /// Every entry, in order of key. A folder that does not exist has none.
@@ -241,15 +219,10 @@ impl KernelCache {
     }
 
     /// Reads and decodes an entry; whatever is wrong with it makes a miss.
-    fn read<T>(
-        &self,
-        key: &blake3::Hash,
-        ending: &str,
-        decode: fn(&[u8], &blake3::Hash) -> Result<T, EntryError>,
-    ) -> Option<T> {
-        let path = entry_path(self.folder.as_ref()?, key, ending);
+    fn read(&self, key: &blake3::Hash) -> Option<Compiled> {
+        let path = entry_path(self.folder.as_ref()?, key);
         match read_file(&path).and_then(|bytes| decode(&bytes, key)) {
-            Ok(content) => Some(content),
+            Ok(kernel) => Some(kernel),
             Err(EntryError::Io(err)) if err.kind() == io::ErrorKind::NotFound => None,
             Err(EntryError::Io(err)) => {
                 self.warn_once(&path, &err.to_string());
@@ -262,10 +235,11 @@ impl KernelCache {
         }
     }
 
-    fn write(&self, key: &blake3::Hash, ending: &str, encode: impl FnOnce() -> Result<Vec<u8>, EntryError>) {
+    fn write(&self, key: &blake3::Hash, source: &CudaSource, compiled: &Compiled) {
         let Some(folder) = &self.folder else { return };
-        let path = entry_path(folder, key, ending);
-        let written = encode().map_err(io::Error::other).and_then(|bytes| {
+        let path = entry_path(folder, key);
+        let bytes = encode(key, source, compiled).map_err(io::Error::other);
+        let written = bytes.and_then(|bytes| {
             self.create_folder(folder)?;
             write_whole(folder, &path, &bytes)
         });
@@ -310,45 +284,35 @@ fn write_whole(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-fn entry_path(folder: &Path, key: &blake3::Hash, ending: &str) -> PathBuf {
-    folder.join(format!("{}.{ending}", key.to_hex()))
+fn entry_path(folder: &Path, key: &blake3::Hash) -> PathBuf {
+    folder.join(format!("{}.{ENDING}", key.to_hex()))
 }
 
 /// The key in an entry's file name; none for files that are not of this cache.
 fn entry_key(path: &Path) -> Option<blake3::Hash> {
-    let ending = path.extension()?.to_str()?;
-    if ending != KERNEL_ENDING && ending != BLOB_ENDING {
+    if path.extension()? != ENDING {
         return None;
     }
     blake3::Hash::from_hex(path.file_stem()?.to_str()?).ok()
 }
 
 fn describe(path: &Path, key: &blake3::Hash) -> CacheContent {
-    let meta = read_file(path).and_then(|bytes| Ok(decode(&bytes, key)?.0));
+    let meta = read_file(path).and_then(|bytes| Ok(sections(&bytes, key)?.0));
     match meta {
-        Ok(Meta::Kernel { name, arch, .. }) => CacheContent::Kernel { name, arch },
-        Ok(Meta::Blob { kind }) => CacheContent::Blob { kind },
+        Ok(Meta { name, arch, .. }) => CacheContent::Kernel { name, arch },
         Err(err) => CacheContent::Damaged {
             reason: err.to_string(),
         },
     }
 }
 
-// Keys: BLAKE3 over length-prefixed fields, so that no two lists of fields give the same bytes.
-
+/// BLAKE3 over length-prefixed fields, so that no two lists of fields give the same bytes.
 fn kernel_key(nvrtc: &Nvrtc, source: &CudaSource) -> blake3::Hash {
     let options = nvrtc::options(source, true);
-    let fixed = ["kernel", &source.name, &source.text, &source.arch, nvrtc.identity()];
-    hash(fixed.into_iter().chain(options.iter().map(String::as_str)))
-}
-
-fn blob_key(kind: &str, key: &str) -> blake3::Hash {
-    hash(["blob", kind, key].into_iter())
-}
-
-fn hash<'a>(fields: impl Iterator<Item = &'a str>) -> blake3::Hash {
+    let version = env!("CARGO_PKG_VERSION");
+    let fixed = [version, &source.name, &source.text, &source.arch, nvrtc.identity()];
     let mut hasher = blake3::Hasher::new();
-    for field in std::iter::once(env!("CARGO_PKG_VERSION")).chain(fields) {
+    for field in fixed.into_iter().chain(options.iter().map(String::as_str)) {
         hasher.update(&(field.len() as u64).to_le_bytes());
         hasher.update(field.as_bytes());
     }

@@ -38,8 +38,8 @@ fn filled(folder: &Path, kernel: &Compiled) -> (KernelCache, Nvrtc, CudaSource, 
     let cache = KernelCache::open(folder);
     let (nvrtc, source) = (Nvrtc::unloadable("build 1"), source("text"));
     let key = kernel_key(&nvrtc, &source);
-    cache.write(&key, KERNEL_ENDING, || encode_kernel(&key, &source, kernel));
-    let path = entry_path(folder, &key, KERNEL_ENDING);
+    cache.write(&key, &source, kernel);
+    let path = entry_path(folder, &key);
     (cache, nvrtc, source, path)
 }
 
@@ -77,8 +77,6 @@ fn every_part_of_the_source_is_in_the_key() {
             s.name = "k.cut".into();
             s.text = "ext".into();
         }),
-        blob_key("k.cu", "text"),
-        blob_key("k.cut", "ext"),
     ];
     assert_eq!(kernel_key(&nvrtc, &base), keys[0]);
     let count = keys.len();
@@ -116,7 +114,7 @@ fn a_damaged_entry_is_compiled_again_and_rewritten() {
     let cache = KernelCache::open(dir.path());
     let source = source("extern \"C\" __global__ void k(int* p) { p[0] = 7; }");
     let (cold, _) = cache.get_or_compile(&nvrtc, &source).unwrap();
-    let path = entry_path(dir.path(), &kernel_key(&nvrtc, &source), KERNEL_ENDING);
+    let path = entry_path(dir.path(), &kernel_key(&nvrtc, &source));
     let whole = fs::read(&path).unwrap();
     for cut in [0, 7, 43, 100, whole.len() - 1] {
         fs::write(&path, &whole[..cut]).unwrap();
@@ -142,31 +140,14 @@ fn a_cache_that_cannot_work_costs_only_time() {
             assert!(!outcome.from_cache);
         }
         assert!(cache.warned.load(Ordering::Relaxed));
-        cache.put_blob("choice", "key", b"x");
-        assert_eq!(cache.get_blob("choice", "key"), None);
         assert!(cache.list().is_err());
     }
     // A folder where an entry should be: the miss stays a miss, nothing else fails.
     let cache = KernelCache::open(dir.path());
-    let path = entry_path(dir.path(), &kernel_key(&nvrtc, &source), KERNEL_ENDING);
+    let path = entry_path(dir.path(), &kernel_key(&nvrtc, &source));
     fs::create_dir(path).unwrap();
     let (_, outcome) = cache.get_or_compile(&nvrtc, &source).unwrap();
     assert!(!outcome.from_cache);
-}
-
-#[test]
-fn blobs_are_kept_by_kind_and_key() {
-    let dir = tempfile::tempdir().unwrap();
-    let cache = KernelCache::open(dir.path());
-    assert_eq!(cache.get_blob("schedule", "a"), None);
-    cache.put_blob("schedule", "a", b"one");
-    cache.put_blob("schedule", "a", b"two");
-    cache.put_blob("schedule", "../b", b"");
-    cache.put_blob("other", "a", b"three");
-    assert_eq!(cache.get_blob("schedule", "a").unwrap(), b"two");
-    assert_eq!(cache.get_blob("schedule", "../b").unwrap(), b"");
-    assert_eq!(cache.get_blob("other", "a").unwrap(), b"three");
-    assert_eq!(KernelCache::disabled().get_blob("other", "a"), None);
 }
 
 #[test]
@@ -174,7 +155,6 @@ fn list_and_clear_see_only_their_own_files() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(KernelCache::open(dir.path().join("none")).list().unwrap(), []);
     let (cache, _, _, path) = filled(dir.path(), &compiled(100));
-    cache.put_blob("schedule", "a", b"one");
     let foreign = ["notes.txt", "abc.mlk", "records.jsonl"];
     for name in foreign {
         fs::write(dir.path().join(name), "mine").unwrap();
@@ -185,19 +165,16 @@ fn list_and_clear_see_only_their_own_files() {
 
     let list = cache.list().unwrap();
     let contents: Vec<&CacheContent> = list.iter().map(|entry| &entry.content).collect();
-    assert_eq!(list.len(), 3);
+    assert_eq!(list.len(), 2);
     assert!(matches!(contents[0], CacheContent::Damaged { reason } if reason.contains("key")));
     assert!(contents.contains(&&CacheContent::Kernel {
         name: "k.cu".into(),
         arch: "sm_80".into()
     }));
-    assert!(contents.contains(&&CacheContent::Blob {
-        kind: "schedule".into()
-    }));
     let bytes: u64 = list.iter().map(|entry| entry.bytes).sum();
 
     let cleared = cache.clear().unwrap();
-    assert_eq!((cleared.files, cleared.bytes), (4, bytes + 4));
+    assert_eq!((cleared.files, cleared.bytes), (3, bytes + 4));
     assert_eq!(cache.list().unwrap(), []);
     for name in foreign {
         assert!(dir.path().join(name).exists(), "{name}");
@@ -207,16 +184,17 @@ fn list_and_clear_see_only_their_own_files() {
 #[test]
 fn writers_of_one_entry_do_not_disturb_each_other() {
     let dir = tempfile::tempdir().unwrap();
-    let cache = KernelCache::open(dir.path());
-    cache.put_blob("kind", "key", &[0; 4096]);
+    let lengths = [1, 1000, 2000, 3000];
+    let (cache, nvrtc, source, _) = filled(dir.path(), &compiled(lengths[0]));
+    let key = kernel_key(&nvrtc, &source);
     std::thread::scope(|scope| {
-        for thread in 0..4u8 {
-            let cache = KernelCache::open(dir.path());
+        for len in lengths {
+            let (cache, source) = (KernelCache::open(dir.path()), &source);
             scope.spawn(move || {
                 for _ in 0..20 {
-                    cache.put_blob("kind", "key", &[thread; 4096]);
-                    let got = cache.get_blob("kind", "key").unwrap();
-                    assert!(got.len() == 4096 && got.iter().all(|byte| *byte == got[0]));
+                    cache.write(&key, source, &compiled(len));
+                    let got = cache.read(&key).unwrap();
+                    assert!(lengths.iter().any(|&len| got == compiled(len)));
                 }
                 assert!(!cache.warned.load(Ordering::Relaxed));
             });
@@ -253,24 +231,24 @@ fn mutate(bytes: &mut Vec<u8>, state: &mut u64) {
 
 #[test]
 fn mutated_entries_are_misses_or_identical() {
-    let key = blob_key("kind", "key");
     let kernel = compiled(300);
-    let whole = encode_kernel(&key, &source("text"), &kernel).unwrap();
+    let source = source("text");
+    let key = kernel_key(&Nvrtc::unloadable("build 1"), &source);
+    let whole = encode(&key, &source, &kernel).unwrap();
     for seed in 0..20_000 {
         let mut state = seed;
         let mut bytes = whole.clone();
         for _ in 0..=random(&mut state) % 3 {
             mutate(&mut bytes, &mut state);
         }
-        if let Ok(got) = decode_kernel(&bytes, &key) {
+        if let Ok(got) = decode(&bytes, &key) {
             assert_eq!(got, kernel, "seed {seed}");
         }
         // Past the checksum the sections themselves must hold: mend it and try again.
         if bytes.len() > CHECKED_FROM {
             let checksum = blake3::hash(&bytes[CHECKED_FROM..]);
             bytes[12..CHECKED_FROM].copy_from_slice(checksum.as_bytes());
-            let _ = decode_kernel(&bytes, &key);
-            let _ = decode_blob(&bytes, &key);
+            let _ = decode(&bytes, &key);
         }
     }
 }
