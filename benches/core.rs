@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use mlafuse::{AttentionShape, DType, DecodeAttention, DeviceSpec, HostTensor, launch_dims};
-use mlafuse_ir::size::{Dims, Symbol};
+use mlafuse_ir::size::Dims;
 use mlafuse_profile::random_inputs;
 use mlafuse_runtime::{Buffer, Device, Executable, open};
 use mlafuse_tensor::write_safetensors;
@@ -51,9 +51,7 @@ impl Core {
         let attention = DecodeAttention::new(shape, DeviceSpec::Cpu)?;
         let device = open(DeviceSpec::Cpu)?;
         let row = shape.d_latent + shape.d_rope;
-        let dims = launch_dims(sequences, 1, cached, shape.page_size)
-            .with(Symbol::R, row)
-            .with(Symbol::G, row * shape.page_size);
+        let dims = launch_dims(sequences, 1, cached, shape.page_size).with_cache_strides(row, shape.page_size);
         let inputs = random_inputs(device.as_ref(), attention.plan(), &dims)?;
         let executable = Executable::new(Arc::clone(&device), attention.plan().clone(), &dims)?;
         Ok(Core {

@@ -218,9 +218,7 @@ impl Step {
 
     fn dims(&self) -> Dims {
         let row = self.config.cache_row_stride(self.dtype.size_bytes());
-        launch_dims(self.batch, 1, self.cached, PAGE_SIZE)
-            .with(Symbol::R, row)
-            .with(Symbol::G, row * PAGE_SIZE)
+        launch_dims(self.batch, 1, self.cached, PAGE_SIZE).with_cache_strides(row, PAGE_SIZE)
     }
 
     fn plan(&self, device: &dyn Device, kind: PlanKind) -> Result<Plan> {

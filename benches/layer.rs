@@ -10,7 +10,6 @@ use mlafuse::{
     checkpoint_tensors, launch_dims, layer_graph, machine_of,
 };
 use mlafuse_ir::presets::preset;
-use mlafuse_ir::size::Symbol;
 use mlafuse_profile::{Random, kernel_work};
 use mlafuse_runtime::{open, with_splits};
 use mlafuse_tensor::write_safetensors;
@@ -97,10 +96,7 @@ impl Layer {
         let device = open(DeviceSpec::Cpu)?;
         let graph = layer_graph(config, dtype, page_size)?;
         let (before, new) = self.tokens();
-        let row = self.cache.row_stride();
-        let dims = launch_dims(1, new, before + new, page_size)
-            .with(Symbol::R, row)
-            .with(Symbol::G, row * page_size);
+        let dims = launch_dims(1, new, before + new, page_size).with_cache_strides(self.cache.row_stride(), page_size);
         let prepared = PreparedLayer::new(&graph, &machine_of(device.as_ref(), dtype), None)?;
         let plan = prepared.plan(PlanKind::Fused, &dims)?.plan;
         let dims = with_splits(&dims, device.as_ref());

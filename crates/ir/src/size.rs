@@ -119,6 +119,12 @@ impl Dims {
         self
     }
 
+    /// These and the strides `R` and `G` of a cache: rows `row_stride` elements apart, `page_size` of them a page, and no gaps
+    /// between pages.
+    pub fn with_cache_strides(self, row_stride: usize, page_size: usize) -> Dims {
+        self.with(Symbol::R, row_stride).with(Symbol::G, row_stride * page_size)
+    }
+
     /// The value of `symbol`, if bound.
     pub fn get(&self, symbol: Symbol) -> Option<usize> {
         self.0[symbol.index()]

@@ -331,8 +331,7 @@ impl Sizes {
         launch_dims(self.sequences, self.tokens, self.room(shape), shape.page_size)
             .with(Symbol::N, self.pages)
             .with(Symbol::P, self.table_width)
-            .with(Symbol::R, self.row_stride)
-            .with(Symbol::G, self.row_stride * shape.page_size)
+            .with_cache_strides(self.row_stride, shape.page_size)
     }
 }
 

@@ -40,14 +40,11 @@ impl Batch<'_> {
     /// The symbols' values, for rope tables of `positions` rows.
     pub fn dims(&self, cache: &PagedKvCache, positions: usize) -> Dims {
         let (sequences, tokens) = (self.lists.q_len.len(), self.hidden.shape().get(1).copied().unwrap_or(0));
-        let row_stride = cache.row_stride();
         launch_dims(sequences, tokens, self.longest, cache.page_size())
             .with(Symbol::N, cache.pages().0)
             .with(Symbol::P, self.table_width)
             .with(Symbol::L, positions)
-            .with(Symbol::R, row_stride)
-            // Fits: the cache's memory has been allocated.
-            .with(Symbol::G, row_stride * cache.page_size())
+            .with_cache_strides(cache.row_stride(), cache.page_size())
     }
 }
 

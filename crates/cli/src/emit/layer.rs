@@ -8,7 +8,7 @@ use mlafuse_ir::config::MlaConfig;
 use mlafuse_ir::graph::Graph;
 use mlafuse_ir::layer::{LayerOptions, build_layer};
 use mlafuse_ir::plan::{Plan, Region};
-use mlafuse_ir::size::{Dims, Symbol};
+use mlafuse_ir::size::Dims;
 use mlafuse_ir::target::Target;
 
 /// What every stage starts from.
@@ -32,9 +32,7 @@ impl Layer {
         };
         let [batch, new, cached] = [args.sizes.batch, args.q_len()?, args.sizes.kv_len].map(|n| n as usize);
         let row_stride = config.cache_row_stride(options.dtype.size_bytes());
-        let dims = launch_dims(batch, new, cached, page_size)
-            .with(Symbol::R, row_stride)
-            .with(Symbol::G, row_stride * page_size);
+        let dims = launch_dims(batch, new, cached, page_size).with_cache_strides(row_stride, page_size);
         Ok(Layer {
             config,
             options,

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use mlafuse::{DeviceSpec, PlanKind, PreparedLayer, Splits, launch_dims, layer_graph, machine_of};
 use mlafuse_ir::config::MlaConfig;
 use mlafuse_ir::plan::{Plan, RegionKind};
-use mlafuse_ir::size::{Dims, Symbol};
+use mlafuse_ir::size::Dims;
 use mlafuse_profile::{Options, Plans, chrome_trace, kernel_work, profile};
 use mlafuse_runtime::{open, with_splits};
 use mlafuse_tensor::write_file_atomic;
@@ -138,8 +138,7 @@ fn dims(args: &Args, config: &MlaConfig, new_tokens: usize) -> Dims {
         args.sizes.kv_len as usize,
         page_size,
     )
-    .with(Symbol::R, row_stride)
-    .with(Symbol::G, row_stride * page_size)
+    .with_cache_strides(row_stride, page_size)
 }
 
 /// What the fused plan leaves in kernels of their own, and why.

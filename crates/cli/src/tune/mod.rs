@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use mlafuse::{DeviceSpec, PreparedLayer, launch_dims, layer_graph, machine, machine_of};
 use mlafuse_ir::config::MlaConfig;
 use mlafuse_ir::plan::Plan;
-use mlafuse_ir::size::{Dims, Symbol};
+use mlafuse_ir::size::Dims;
 use mlafuse_ir::target::{Arch, Target};
 use mlafuse_runtime::cache::KernelCache;
 use mlafuse_runtime::nvrtc::Nvrtc;
@@ -171,8 +171,7 @@ impl Args {
             for &kv_len in &self.kv_len {
                 let q_len = options::new_tokens(self.q_len, kv_len, self.phase)?;
                 let dims = launch_dims(batch as usize, q_len as usize, kv_len as usize, page_size)
-                    .with(Symbol::R, row_stride)
-                    .with(Symbol::G, row_stride * page_size);
+                    .with_cache_strides(row_stride, page_size);
                 if !launches.contains(&dims) {
                     launches.push(dims);
                 }

@@ -78,8 +78,7 @@ impl Recorded {
         let dims = launch_dims(sequences, case.tokens, room, case.shape.page_size)
             .with(Symbol::N, largest.cache.shape()[0])
             .with(Symbol::P, entries)
-            .with(Symbol::R, row)
-            .with(Symbol::G, row * case.shape.page_size);
+            .with_cache_strides(row, case.shape.page_size);
         let buffers = tensors(largest)
             .map(|(name, tensor)| (name.to_string(), device.alloc(name, tensor.bytes().len()).unwrap()));
         Recorded {
