@@ -135,9 +135,7 @@ pub fn machine_of(device: &dyn Device, dtype: DType) -> Machine {
 /// A layer's graph once its weights are loaded: what every plan of the layer starts from.
 #[derive(Clone, Debug)]
 pub struct PreparedLayer {
-    /// The layer as the paper writes it.
-    pub graph: Graph,
-    /// The graph with what is rewritten whatever the launch, and each rewrite that was made, rejected or refused.
+    /// The layer's graph with what is rewritten whatever the launch, and each rewrite that was made, rejected or refused.
     pub rewritten: Rewritten,
     /// The weights as launches read them, and what is left to compute.
     pub prepared: Prepared,
@@ -156,7 +154,6 @@ impl PreparedLayer {
         let rewritten = rewrite_weights(graph, machine)?;
         let prepared = prepare(&rewritten.graph).map_err(RewriteError::from)?;
         Ok(PreparedLayer {
-            graph: graph.clone(),
             rewritten,
             prepared,
             machine: *machine,
@@ -169,7 +166,7 @@ impl PreparedLayer {
     /// # Errors
     /// Where `dims` lacks a symbol.
     pub fn rewritten(&self, dims: &Dims) -> Result<Rewritten, Error> {
-        let _span = tracing::info_span!("rewrite", graph = %self.graph.name).entered();
+        let _span = tracing::info_span!("rewrite", graph = %self.prepared.graph.name).entered();
         Ok(rewrite(&self.prepared.graph, dims, &self.machine)?)
     }
 
@@ -187,7 +184,7 @@ impl PreparedLayer {
     /// Where `dims` lacks a symbol.
     pub fn plan(&self, kind: PlanKind, dims: &Dims) -> Result<LayerPlan, Error> {
         let rewritten = self.rewritten(dims)?;
-        let _span = tracing::info_span!("plan", graph = %self.graph.name, %kind).entered();
+        let _span = tracing::info_span!("plan", graph = %self.prepared.graph.name, %kind).entered();
         let plan = match (kind, &self.target) {
             (PlanKind::Unfused, _) => unfused(&rewritten.graph)?,
             (PlanKind::Fused, None) => fused(&rewritten.graph)?,
