@@ -280,19 +280,13 @@ fn query_part(graph: &Graph, term: ValueId, values: &CachedColumns) -> Result<Qu
         return Err(format!("`{}` is no contraction", node.name));
     };
     let keys = |value| cached_columns(graph, value).filter(|keys| keys.read == values.read);
-    let (query, columns, spec) = match (keys(b), keys(a)) {
-        (Some(keys), _) => (a, keys.columns, spec.clone()),
-        (_, Some(keys)) => (
-            b,
-            keys.columns,
-            EinsumSpec {
-                a: spec.b.clone(),
-                b: spec.a.clone(),
-                out: spec.out.clone(),
-            },
-        ),
+    let (query, columns) = match (keys(b), keys(a)) {
+        (Some(keys), _) => (a, keys.columns),
+        (_, Some(keys)) => (b, keys.columns),
         _ => return Err(not_cached(graph, "keys", b)),
     };
+    let (_, spec) = with_first(graph, term, spec, query)
+        .ok_or_else(|| format!("`{}` multiplies a value with itself", node.name))?;
     let fits = match (spec.a.as_slice(), spec.b.as_slice(), spec.out.as_slice()) {
         ([b, t, h, c], [b2, s, c2], out) => (b, c) == (b2, c2) && out == [b, t, h, s].map(String::clone),
         _ => false,
