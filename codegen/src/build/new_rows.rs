@@ -5,11 +5,11 @@ use super::elementwise::repeated;
 use super::error::BuildError;
 use super::program::{Pages, ProgramBuilder, Span};
 use super::rms_norm::{Norm, Tiles};
+use super::rope::Rotation;
 use crate::tile::{Access, Expr, Stmt, TileId, VarId, View};
 use mlafuse_ir::graph::{Op, Pairing, ValueId};
 use mlafuse_ir::plan;
 use mlafuse_ir::size::{Dim, Size};
-use mlafuse_tensor::DType;
 
 /// What fragments' columns are padded to, for a warp to share them out.
 const COLUMNS: usize = 32;
@@ -174,12 +174,10 @@ impl NewRows<'_> {
         column: usize,
     ) -> Result<(), BuildError> {
         let d = width(p, x)?;
-        let tables = [p.view(cos)?, p.view(sin)?];
-        super::rope::check_tables(p, d, tables)?;
+        let rotation = Rotation::new(p, d, [cos, sin], pairing)?;
         let (block_m, padded) = (p.schedule.block_m, d.next_multiple_of(COLUMNS));
         let dtype = p.dtype(p.view(x)?);
         let x_s = p.shared("x_s", dtype, block_m, padded);
-        let angles = ["cos_s", "sin_s"].map(|name| p.shared(name, DType::F32, block_m, padded / 2));
         let rotated = p.fragment("rotated", block_m, padded);
         let src = self.rows.of(p, p.view(x)?, Access::Read, Span::whole(d))?;
         body.push(Stmt::Load {
@@ -188,24 +186,10 @@ impl NewRows<'_> {
             src,
         });
         let position = p.bind(body, "position", self.token.clone().max(0));
-        for (dst, table) in angles.into_iter().zip(tables) {
-            let positions = table.shape.first().copied().unwrap_or(Dim::Const(1));
+        let positions = rotation.positions(p);
+        rotation.push(p, body, [rotated, x_s], |p, table| {
             let matrix = p.matrix(table, Access::Read, &[], &table.strides[0], &table.strides[1]);
-            let limit = p.extent(&Size::one().times(positions));
-            let src = p.rows(&matrix, position.clone(), limit, Span::whole(d / 2));
-            body.push(Stmt::Load {
-                dst,
-                cols: 0..padded / 2,
-                src,
-            });
-        }
-        body.push(Stmt::Rotate {
-            dst: rotated,
-            src: x_s,
-            cos: angles[0],
-            sin: angles[1],
-            pairing,
-            d,
+            p.rows(&matrix, position.clone(), positions.clone(), Span::whole(d / 2))
         });
         body.push(self.write(p, rotated, d, 0.into(), column, d));
         Ok(())

@@ -6,11 +6,11 @@ use super::epilogue::Epilogue;
 use super::error::BuildError;
 use super::operand::{Operand, check_product};
 use super::program::{Place, ProgramBuilder, Span, block_x, block_y, blocks, indexed};
-use super::rope::check_tables;
+use super::rope::Rotation;
 use crate::tile::{Access, Expr, Stmt, TileId, TileProgram, View};
-use mlafuse_ir::graph::{EinsumSpec, Op, Pairing, ValueId};
+use mlafuse_ir::graph::{EinsumSpec, Op, ValueId};
 use mlafuse_ir::plan::{self, ProjectedPart, UpProjectionRegion};
-use mlafuse_ir::size::{Dim, Size};
+use mlafuse_ir::size::Size;
 use mlafuse_tensor::DType;
 
 // Positions of the operands in an axis of the rows.
@@ -279,9 +279,8 @@ impl Part<'_> {
         let node = p.node(self.region.value);
         match (&node.op, node.args.as_slice()) {
             (&Op::Rope { pairing }, &[_, cos, sin, q_len, kv_len]) => {
-                let tables = [p.view(cos)?, p.view(sin)?];
-                let lengths = [p.view(q_len)?, p.view(kv_len)?];
-                self.rotate(p, body, rows, tables, lengths, pairing)?;
+                let rotation = Rotation::new(p, self.width(), [cos, sin], pairing)?;
+                self.rotate(p, body, rows, &rotation, [p.view(q_len)?, p.view(kv_len)?])?;
                 self.store(p, body, rows)
             }
             (Op::Einsum(spec), &[_, weight]) => self.multiply(p, body, rows, spec, p.view(weight)?),
@@ -311,34 +310,16 @@ impl Part<'_> {
         p: &mut ProgramBuilder,
         body: &mut Vec<Stmt>,
         rows: &Rows,
-        tables: [&plan::View; 2],
+        rotation: &Rotation,
         lengths: [&plan::View; 2],
-        pairing: Pairing,
     ) -> Result<(), BuildError> {
-        let (d, block_m) = (self.width(), p.schedule.block_m);
-        check_tables(p, d, tables)?;
         let dtype = p.dtype(p.view(self.region.value)?);
         let src = self.stage(p, body, dtype);
-        let positions = tables[0].shape.first().copied().unwrap_or(Dim::Const(1));
-        let limit = p.extent(&Size::one().times(positions));
-        let angles = ["cos_s", "sin_s"].map(|name| p.shared(name, DType::F32, block_m, self.padded / 2));
-        for (dst, table) in angles.into_iter().zip(tables) {
+        let positions = rotation.positions(p);
+        rotation.push(p, body, [self.made, src], |p, table| {
             let matrix = p.matrix(table, Access::Read, &[], &table.strides[0], &table.strides[1]);
-            let position = rows.position(p, lengths, limit.clone() - 1);
-            let src = p.gathered(&matrix, position, limit.clone(), Span::whole(d / 2));
-            body.push(Stmt::Load {
-                dst,
-                cols: 0..self.padded / 2,
-                src,
-            });
-        }
-        body.push(Stmt::Rotate {
-            dst: self.made,
-            src,
-            cos: angles[0],
-            sin: angles[1],
-            pairing,
-            d,
+            let position = rows.position(p, lengths, positions.clone() - 1);
+            p.gathered(&matrix, position, positions.clone(), Span::whole(self.width() / 2))
         });
         Ok(())
     }
