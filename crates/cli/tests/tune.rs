@@ -204,6 +204,12 @@ fn launches_take_the_nearest_record_and_say_which() {
         told.contains(other) && told.contains("record=\"decode batch 2, kv-len 64\""),
         "{told}"
     );
+    let version = format!("\"program\":\"{}\"", env!("CARGO_PKG_VERSION"));
+    let outdated = run(&rewritten.join("\n").replace(&version, "\"program\":\"0.0.0\""));
+    assert!(
+        outdated.contains("another version of this program are not used: tune again") && !outdated.contains(other),
+        "{outdated}"
+    );
     // A schedule that nothing can run is told, and costs nothing else.
     let unusable = run(&rewritten.join("\n").replace("block 5x7", "block 900000x900000"));
     assert!(unusable.contains("the suggested schedule cannot be used"), "{unusable}");

@@ -19,6 +19,10 @@ pub struct Key {
     pub instructions: String,
     /// Threads of the processor that blocks run on; 0 of a GPU.
     pub threads: usize,
+    /// The version of this program: others have other kernels and other schedules of their own to compare with. Empty where a
+    /// line does not tell.
+    #[serde(default)]
+    pub program: String,
     /// The kernel's name in the plan.
     pub kernel: String,
     /// Types and dimensions of the buffers it reads and writes, as `bf16[B,T,64] bf16[32,64] -> bf16[B,T,32]`.
@@ -59,6 +63,7 @@ impl Key {
             part,
             instructions,
             threads,
+            program: env!("CARGO_PKG_VERSION").to_string(),
             kernel: region.name.clone(),
             shapes: format!("{} -> {}", shapes(plan, &region.reads), shapes(plan, &region.writes)),
             dtype: dtype.map(|dtype| dtype.to_string()).unwrap_or_default(),
@@ -69,8 +74,8 @@ impl Key {
         }
     }
 
-    /// How far apart the sizes of launches are, where what is known of one tells anything of the other: the same kernel on the
-    /// same machine, and sizes not too far apart.
+    /// How far apart the sizes of launches are, where what is known of one tells anything of the other: the same kernel of the
+    /// same program on the same machine, and sizes not too far apart.
     pub fn distance(&self, other: &Key) -> Option<f64> {
         let same = self.subject() == other.subject();
         let apart = |a: usize, b: usize| (a.max(1) as f64 / b.max(1) as f64).log2().abs();
@@ -81,18 +86,20 @@ impl Key {
     }
 
     /// All but the sizes of a launch.
-    fn subject(&self) -> ([&str; 7], usize) {
+    fn subject(&self) -> ([&str; 8], usize) {
         let Key {
             device,
             part,
             instructions,
+            program,
             kernel,
             shapes,
             dtype,
             phase,
             ..
         } = self;
-        ([device, part, instructions, kernel, shapes, dtype, phase], self.threads)
+        let texts = [device, part, instructions, program, kernel, shapes, dtype, phase];
+        (texts.map(String::as_str), self.threads)
     }
 
     /// The launch's sizes, for people.
@@ -146,6 +153,7 @@ fn shapes(plan: &Plan, ids: &[BufferId]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::testing::{attention_plan, dims, key};
 
     #[test]
@@ -179,8 +187,14 @@ mod tests {
         assert!(distance((4, 1024), (4, 2048)) < distance((4, 1024), (8, 1024)));
         assert_eq!(distance((4, 1024), (16, 1024)), None);
         assert_eq!(distance((4, 1024), (4, 16_384)), None);
-        let mut other = of(4, 1024);
-        other.threads = 1;
-        assert_eq!(of(4, 1024).distance(&other), None);
+        let threads = Key {
+            threads: 1,
+            ..of(4, 1024)
+        };
+        let program = Key {
+            program: "0.0.0".to_string(),
+            ..of(4, 1024)
+        };
+        assert_eq!([threads, program].map(|other| of(4, 1024).distance(&other)), [None; 2]);
     }
 }

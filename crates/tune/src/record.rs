@@ -203,9 +203,9 @@ mod tests {
         let key = key(&attention_plan(), "einsum_y", &dims(4, 100));
         let [runs, fails, chosen] = facts().map(|fact| print(&key, &fact).unwrap());
         assert_eq!(
-            runs,
+            runs.replace(env!("CARGO_PKG_VERSION"), "VERSION"),
             "{\"version\":1,\"key\":{\"device\":\"cpu\",\"part\":\"made up\",\"instructions\":\"portable\",\"threads\":2,\
-             \"kernel\":\"einsum_y\",\"shapes\":\"bf16[B,T,3,8] bf16[5,3,8] -> bf16[B,T,5]\",\"dtype\":\"bf16\",\
+             \"program\":\"VERSION\",\"kernel\":\"einsum_y\",\"shapes\":\"bf16[B,T,3,8] bf16[5,3,8] -> bf16[B,T,5]\",\"dtype\":\"bf16\",\
              \"phase\":\"decode\",\"batch\":4,\"q_len\":1},\
              \"candidate\":{\"schedule\":\"block 16x64, warps 1x1, stages 1\",\"us\":1.5,\"default_us\":2.25}}\n"
         );

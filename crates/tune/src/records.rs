@@ -121,6 +121,20 @@ impl Records {
         nearest.map(|(_, other, choice)| (other, choice))
     }
 
+    /// What would be near, were it not of another version of this program.
+    fn outdated(&self, key: &Key) -> Option<&Key> {
+        let chosen = self.entries.iter().filter(|(_, entry)| entry.choice.is_some());
+        let mut keys = chosen.map(|(other, _)| other);
+        keys.find(|other| {
+            let program = key.program.clone();
+            key.distance(&Key {
+                program,
+                ..(*other).clone()
+            })
+            .is_some()
+        })
+    }
+
     pub(crate) fn add(&mut self, key: Key, fact: Fact) {
         let entry = self.entries.entry(key).or_default();
         match fact {
@@ -142,7 +156,12 @@ impl Schedules for Records {
             return None;
         }
         let key = Key::new(device.identity(), plan, region, dims);
-        let (nearest, choice) = self.nearest(&key)?;
+        let Some((nearest, choice)) = self.nearest(&key) else {
+            if let Some(Key { program, .. }) = self.outdated(&key) {
+                tracing::warn!(kernel = %region.name, program, "tuning records of another version of this program are not used: tune again");
+            }
+            return None;
+        };
         let (launch, record) = (key.bucket(), nearest.bucket());
         if !choice.is_gain() {
             tracing::info!(kernel = %region.name, launch, record, "tuned: the device's own schedule");
@@ -246,6 +265,23 @@ mod tests {
         assert_eq!([nearest(8, 1024), nearest(2, 1024)], [Some(3), Some(2)]);
         // Nothing was chosen for 64.
         assert_eq!([nearest(64, 1024), nearest(4, 1 << 20)], [None, None]);
+    }
+
+    /// Of another version, and of one that did not tell which it is.
+    #[test]
+    fn other_programs_tell_nothing() {
+        let key = key(&attention_plan(), "attention", &dims(4, 100));
+        let line = print(&key, &choice(5, 1.0)).unwrap();
+        let told = format!("\"program\":\"{}\",", key.program);
+        for (other, program) in [("\"program\":\"0.0.0\",", "0.0.0"), ("", "")] {
+            let (records, damages) = Records::parse(line.replace(&told, other).as_bytes());
+            assert_eq!((records.nearest(&key), damages.as_slice()), (None, &[][..]));
+            let outdated = records.outdated(&key).unwrap();
+            assert_eq!(outdated.program, program);
+            assert_eq!(records.get(outdated).unwrap().choice.unwrap().schedule, schedule(5));
+        }
+        let (records, _) = Records::parse(line.as_bytes());
+        assert!(records.nearest(&key).is_some());
     }
 
     #[test]

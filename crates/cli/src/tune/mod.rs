@@ -84,8 +84,8 @@ both when it is first seen and when it is looked at again; else the own schedule
 
 Every figure is written to the file of records as soon as it is known, one line of JSON each. A run
 that is interrupted (Ctrl-C) or out of time keeps what it found, and the next one goes on there. Files
-can be merged line by line; lines that are damaged are told and left out. Records do not know of this
-program's version: after an upgrade, --again.
+can be merged line by line; lines that are damaged are told and left out. Records of other versions
+of this program are not used: what they tell is judged again.
 
 Launches take the record of the nearest size: of at most half or twice the sequences and new tokens,
 and an eighth to eight times the cached ones, on the same processor, instructions and threads. They
