@@ -43,7 +43,8 @@ Start here:
   mlafuse doctor
   mlafuse presets
   mlafuse emit --model deepseek-v3 --phase decode --arch sm_80 --stage resources
-  mlafuse run --checkpoint examples/deepseek-v3-tiny --input examples/deepseek-v3-tiny/io.safetensors --output out.safetensors
+  mlafuse run --checkpoint examples/deepseek-v3-tiny \\
+      --input examples/deepseek-v3-tiny/io.safetensors --output out.safetensors
 
 Exit status: 0 done, 1 ran and found a mismatch or a fault, 2 bad usage or bad input.";
 
@@ -114,4 +115,22 @@ fn start_tracing(verbose: u8) {
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_writer(std::io::stderr)
         .init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    /// Help is broken at 100 columns: an example that is longer could not be pasted.
+    #[test]
+    fn examples_are_not_broken() {
+        let cli = Cli::command();
+        for command in cli.get_subcommands().chain([&cli]) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let mut examples = help.lines().filter(|line| line.starts_with(' '));
+            let long = examples.find(|line| line.chars().count() > 100);
+            assert_eq!(long, None, "{}", command.get_name());
+        }
+    }
 }

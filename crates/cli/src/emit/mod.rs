@@ -62,14 +62,19 @@ pub struct Args {
 
 const EXAMPLES: &str = "\
 Examples:
-  mlafuse emit --model deepseek-v3 --phase decode --stage rewritten          absorption, with its cost before and after
+  # Absorption, with its cost before and after; why coupled rope forbids it
+  mlafuse emit --model deepseek-v3 --phase decode --stage rewritten
   mlafuse emit --model deepseek-v3 --phase decode --stage rewritten --coupled-rope
-                                                                             why coupled rope forbids it
+  # The plan as a picture
   mlafuse emit --model deepseek-v3 --phase decode --stage plan --graphviz | dot -Tsvg > plan.svg
+  # What kernels take of a part, and how they are written
   mlafuse emit --model minicpm3 --phase decode --gpu rtx4090 --stage resources
   mlafuse emit --model deepseek-v3 --phase decode --stage cuda --kernel attention
-  mlafuse emit --model heads=20,d_model=2560,d_latent=256,d_rope=32 --phase decode --stage cubin --out kernels
-  mlafuse emit --model examples/deepseek-v3-tiny --phase decode --kv-len 256 --stage launch --out repro";
+  mlafuse emit --model heads=20,d_model=2560,d_latent=256,d_rope=32 --phase decode \\
+      --stage cubin --out kernels
+  # Each kernel with inputs and reference, for `ptxsim run`
+  mlafuse emit --model examples/deepseek-v3-tiny --phase decode --kv-len 256 \\
+      --stage launch --out repro";
 
 fn gpu(name: &str) -> Result<Target, TargetError> {
     Target::gpu(name)

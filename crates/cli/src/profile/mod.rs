@@ -59,8 +59,8 @@ Examples:
   mlafuse profile --model heads=8,d_model=512,d_latent=128,d_q_latent=256 --phase prefill \\
       --kv-len 256 --format json
 
-Weights, new tokens and the cache are random: what is measured does not depend on them. Kernels run
-under the schedules of tuning records, as in any launch (`mlafuse tune`; MLAFUSE_TUNING=off: none).
+Weights, new tokens and the cache are random: what is measured does not depend on them. Kernels run under the schedules of tuning \
+records, as in any launch (`mlafuse tune`; MLAFUSE_TUNING=off: none).
 
 bytes       On the CPU counted from the plan: each input and output once, of the cache the rows
             in use. On the simulator measured: DRAM sectors that the kernel read or wrote, each

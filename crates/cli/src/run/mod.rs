@@ -83,13 +83,16 @@ pub struct Args {
 
 const EXAMPLES: &str = "\
 Examples:
-  mlafuse run --checkpoint examples/deepseek-v3-tiny --input examples/deepseek-v3-tiny/io.safetensors \\
-      --output out.safetensors --expect examples/deepseek-v3-tiny/io.safetensors
-  mlafuse run --checkpoint examples/deepseek-v3-tiny --input examples/deepseek-v3-tiny/io.safetensors \\
-      --output out.safetensors --device sim:sm_120
-  mlafuse run --checkpoint DeepSeek-V2-Lite --layer 5 --input io.safetensors --output out.safetensors --plan unfused
-  mlafuse run --checkpoint LongCat-Flash --prefix model.layers.0.self_attn.1 --input io.safetensors --output out.safetensors \\
-      --device reference:f64";
+  mlafuse run --checkpoint examples/deepseek-v3-tiny \\
+      --input examples/deepseek-v3-tiny/io.safetensors --output out.safetensors \\
+      --expect examples/deepseek-v3-tiny/io.safetensors
+  mlafuse run --checkpoint examples/deepseek-v3-tiny \\
+      --input examples/deepseek-v3-tiny/io.safetensors --output out.safetensors \\
+      --device sim:sm_120
+  mlafuse run --checkpoint DeepSeek-V2-Lite --layer 5 --input io.safetensors \\
+      --output out.safetensors --plan unfused
+  mlafuse run --checkpoint LongCat-Flash --prefix model.layers.0.self_attn.1 \\
+      --input io.safetensors --output out.safetensors --device reference:f64";
 
 fn tolerance(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {

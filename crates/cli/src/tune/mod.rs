@@ -75,22 +75,20 @@ const EXAMPLES: &str = "\
 Examples:
   mlafuse tune --model deepseek-v2-lite --batch 1,16 --kv-len 1024,8192
   mlafuse tune --model deepseek-v3 --batch 1,16 --budget 2m --records tuning.jsonl
-  MLAFUSE_TUNING=tuning.jsonl mlafuse -v run ...             launches tell which record they take
-  mlafuse tune --model minicpm3 --arch sm_90a                no GPU: modelled
+  MLAFUSE_TUNING=tuning.jsonl mlafuse -v run ...         # launches tell which record they take
+  mlafuse tune --model minicpm3 --arch sm_90a            # no GPU: modelled
 
-Each kernel is launched alone, on random memory of its own, in turn with its own schedule (the one
-that is taken where nothing is known). A candidate is chosen where its median is at least 2 % less,
-both when it is first seen and when it is looked at again; else the own schedule stays.
+Each kernel is launched alone, on random memory of its own, in turn with its own schedule (the one that is taken where nothing is \
+known). A candidate is chosen where its median is at least 2 % less, both when it is first seen and when it is looked at again; else \
+the own schedule stays.
 
-Every figure is written to the file of records as soon as it is known, one line of JSON each. A run
-that is interrupted (Ctrl-C) or out of time keeps what it found, and the next one goes on there. Files
-can be merged line by line; lines that are damaged are told and left out. Records of other versions
-of this program are not used: what they tell is judged again.
+Every figure is written to the file of records as soon as it is known, one line of JSON each. A run that is interrupted (Ctrl-C) \
+or out of time keeps what it found, and the next one goes on there. Files can be merged line by line; lines that are damaged are \
+told and left out. Records of other versions of this program are not used: what they tell is judged again.
 
-Launches take the record of the nearest size: of at most half or twice the sequences and new tokens,
-and an eighth to eight times the cached ones, on the same processor, instructions and threads. They
-read the file that MLAFUSE_TUNING names (off: none), else tuning.jsonl in the cache folder
-(`mlafuse cache path`).";
+Launches take the record of the nearest size: of at most half or twice the sequences and new tokens, and an eighth to eight times \
+the cached ones, on the same processor, instructions and threads. They read the file that MLAFUSE_TUNING names (off: none), else \
+tuning.jsonl in the cache folder (`mlafuse cache path`).";
 
 /// A number and its unit.
 fn budget(text: &str) -> Result<Duration, String> {
