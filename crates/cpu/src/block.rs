@@ -14,7 +14,7 @@ use crate::memory::Bound;
 use crate::rows::{Rotation, reduce, rotate, scale_rows, stage};
 use crate::scratch::{Borrowed, Packing, Slot, Work};
 use crate::softmax::SoftmaxStep;
-use crate::view::{Transfer, borrow, load, store};
+use crate::view::{Transfer, add_rows, borrow, load, store};
 
 /// A compiled statement. `present` names counters of [`Work::present`]: how many leading rows of a shared tile the last
 /// load of some columns found there; what is beyond is zero.
@@ -42,7 +42,16 @@ pub(crate) enum Step {
     },
     Return,
     Load(Box<LoadStep>),
-    Store(Box<Transfer>),
+    /// A tile that is zeros has them written.
+    Settle {
+        dst: Slot,
+        tile: usize,
+    },
+    /// Stores after row i of the tile is multiplied by element i of `by`.
+    Store {
+        transfer: Box<Transfer>,
+        by: Option<Slot>,
+    },
     Stage {
         dst: Slot,
         src: Slot,
@@ -53,6 +62,10 @@ pub(crate) enum Step {
     Fill {
         dst: Slot,
         value: f32,
+    },
+    /// The tile becomes zeros, which are written where something else than a gemm or a scale comes to it.
+    Blank {
+        tile: usize,
     },
     Gemm(Box<GemmStep>),
     Map(Box<MapCode>),
@@ -67,6 +80,13 @@ pub(crate) enum Step {
     },
     /// Element (i, j) of dst times element i of `by`.
     Scale {
+        dst: Slot,
+        by: Slot,
+        tile: usize,
+    },
+    /// dst\[i, j\] += by\[i\] · rows\[i, j\], where the rows lie.
+    AddRows {
+        rows: Box<Transfer>,
         dst: Slot,
         by: Slot,
     },
@@ -85,9 +105,11 @@ pub(crate) struct LoadStep {
     pub(crate) transfer: Transfer,
     pub(crate) present: Option<usize>,
     pub(crate) tile: usize,
+    /// Index of the load in [`Work::loaded`].
+    pub(crate) load: usize,
     /// Rows may stay where they lie.
     pub(crate) borrows: bool,
-    /// Nothing else writes the tile: it keeps what it was loaded with, from block to block.
+    /// Nothing else writes these columns of the tile: they keep what they were loaded with, from block to block.
     pub(crate) keeps: bool,
 }
 
@@ -107,8 +129,8 @@ pub(crate) struct GemmStep {
     pub(crate) b_present: Range<usize>,
     /// The tile of b where its rows may have been left in device memory.
     pub(crate) b_borrowed: Option<usize>,
-    /// acc is zero before, whatever it holds.
-    pub(crate) fresh: bool,
+    /// The tile of acc where a gemm can begin its sums instead of adding them to zeros.
+    pub(crate) begins: Option<usize>,
     /// Of a gemm of bf16 tiles.
     pub(crate) packed: Option<PackedOperand>,
     /// A gemm after it that multiplies by the same rows, whose packed operand is made meanwhile.
@@ -160,6 +182,7 @@ impl Launch<'_> {
             .iter_mut()
             .take(self.present)
             .for_each(|rows| *rows = usize::MAX);
+        work.blank.fill(false);
         Block {
             launch: self,
             block,
@@ -219,9 +242,10 @@ impl Block<'_> {
             }
             Step::Return => return Ok(Flow::Ended),
             Step::Load(step) => self.load(step)?,
-            Step::Store(transfer) => {
+            Step::Settle { dst, tile } => self.settle(*dst, *tile),
+            Step::Store { transfer, by } => {
                 let env = env(self.launch, self.block, &self.work.vars);
-                store(transfer, self.launch.level, &env, self.arena)?;
+                store(transfer, *by, self.launch.level, &env, self.arena)?;
             }
             Step::Stage {
                 dst,
@@ -237,6 +261,7 @@ impl Block<'_> {
             Step::Fill { dst, value } => {
                 (0..dst.rows).for_each(|row| self.arena[dst.row(row, 0..dst.cols)].fill(*value));
             }
+            Step::Blank { tile } => self.work.blank[*tile] = true,
             Step::Gemm(step) => self.gemm(step)?,
             Step::Map(map) => {
                 let env = env(self.launch, self.block, &self.work.vars);
@@ -244,7 +269,18 @@ impl Block<'_> {
             }
             Step::Reduce { op, dst, src } => reduce(self.launch.level, *op, *dst, *src, self.arena),
             Step::Copy { dst, src } => self.arena.copy_within(src.range(), dst.start),
-            Step::Scale { dst, by } => scale_rows(self.launch.level, *dst, *by, self.arena),
+            Step::Scale { dst, by, tile } => {
+                // Zeros stay zeros times what is finite.
+                let finite = || self.arena[by.start..by.start + dst.rows].iter().all(|x| x.is_finite());
+                if !(self.work.blank[*tile] && finite()) {
+                    self.settle(*dst, *tile);
+                    scale_rows(self.launch.level, *dst, *by, self.arena);
+                }
+            }
+            Step::AddRows { rows, dst, by } => {
+                let env = env(self.launch, self.block, &self.work.vars);
+                add_rows(rows, [*dst, *by], self.launch.level, &env, self.arena)?;
+            }
             Step::Softmax { step, present, tile } => {
                 let first = self.scalar(&step.first)?;
                 self.work.versions[*tile] += 1;
@@ -254,6 +290,12 @@ impl Block<'_> {
             Step::Rotate(rotation) => rotate(rotation, self.arena),
         }
         Ok(Flow::Next)
+    }
+
+    fn settle(&mut self, dst: Slot, tile: usize) {
+        if std::mem::take(&mut self.work.blank[tile]) {
+            self.arena[dst.range()].fill(0.0);
+        }
     }
 
     fn scalar(&self, scalar: &Scalar) -> Result<i64, Fault> {
@@ -267,7 +309,7 @@ impl Block<'_> {
             true => step.transfer.place(&env)?,
             false => None,
         };
-        let rows = match self.work.loaded[step.tile].take() {
+        let rows = match self.work.loaded[step.load].take() {
             Some((before, rows)) if Some(before) == place => rows,
             _ => {
                 self.work.versions[step.tile] += 1;
@@ -277,7 +319,7 @@ impl Block<'_> {
                 }
             }
         };
-        self.work.loaded[step.tile] = place.map(|place| (place, rows));
+        self.work.loaded[step.load] = place.map(|place| (place, rows));
         if let Some(counter) = step.present {
             self.work.present[counter] = rows;
         }
@@ -315,11 +357,14 @@ impl Block<'_> {
                 BLayout::Kn => sizes.k = sizes.k.min(b_rows),
             }
         }
-        let mut begin = step.fresh;
-        if step.fresh && sizes != whole {
-            self.arena[acc.range()].fill(0.0);
-            begin = false;
-        }
+        let fresh = match step.begins {
+            Some(tile) if sizes == whole => std::mem::take(&mut self.work.blank[tile]),
+            Some(tile) => {
+                self.settle(acc, tile);
+                false
+            }
+            None => false,
+        };
         // a and b may be one tile, acc is another: acc's part of the arena is cut out.
         let (before, rest) = self.arena.split_at_mut(acc.start);
         let (to, after) = rest.split_at_mut(acc.len);
@@ -401,7 +446,7 @@ impl Block<'_> {
         let sums = Sums {
             acc,
             transposed,
-            fresh: begin,
+            fresh,
             beside,
         };
         bf16::gemm(level, sizes, sums, a, b, packed.side, words);

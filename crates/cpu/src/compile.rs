@@ -5,10 +5,11 @@
 use std::ops::Range;
 
 use mlafuse_codegen::tile::{
-    BLayout, Binary, Expr, Form, ParamKind, Rows, Softmax, Space, Stmt, Tile, TileId, TileProgram, VarId, View,
+    BLayout, Binary, Expr, Form, ParamKind, Rows, Softmax, Space, Stmt, TileId, TileProgram, VarId, View,
 };
 use mlafuse_tensor::DType;
 
+use crate::addends::{Weighted, addends};
 use crate::block::{GemmStep, LoadStep, PackedOperand, Step};
 use crate::convert::Element;
 use crate::expr::{Kind, MapCode, Names, Scalar, kind};
@@ -19,7 +20,7 @@ use crate::rows::Rotation;
 use crate::scratch::{Needs, Slot};
 use crate::softmax::SoftmaxStep;
 use crate::view::{Transfer, ViewCode};
-use crate::{CpuError, Level};
+use crate::{CpuError, Level, uses};
 
 /// `program`, which has been verified, in executable form.
 pub(crate) fn kernel(program: &TileProgram, options: Options) -> Result<CpuKernel, CpuError> {
@@ -65,8 +66,13 @@ pub(crate) fn kernel(program: &TileProgram, options: Options) -> Result<CpuKerne
         counters,
         borrows,
         writes: writes(program),
+        addends: addends(program),
+        waiting: vec![None; program.tiles.len()],
+        blanks: vec![false; program.tiles.len()],
+        scaled: vec![None; program.tiles.len()],
         needs,
     };
+    compiler.find_blanks(&program.body);
     let steps = compiler.body(&program.body)?;
     let needs = compiler.needs;
     Ok(CpuKernel {
@@ -174,13 +180,6 @@ struct Writes {
     loops: usize,
 }
 
-impl Writes {
-    /// Whether `tile` still has what its load brought when the load comes again.
-    fn keeps(&self, tile: &Tile) -> bool {
-        tile.space == Space::Shared && self.loads == 1 && self.stages == 0
-    }
-}
-
 /// By tile: what writes it.
 fn writes(program: &TileProgram) -> Vec<Writes> {
     fn count(body: &[Stmt], loops: usize, writes: &mut [Writes]) {
@@ -219,34 +218,29 @@ struct Compiler<'a> {
     borrows: Vec<bool>,
     /// By tile: what writes it.
     writes: Vec<Writes>,
+    /// By tile: whether its rows are added where they lie, and the load of it until that is met.
+    addends: Vec<bool>,
+    waiting: Vec<Option<Transfer>>,
+    /// By tile: whether zeros that fill it are written only where something else than a gemm comes to it.
+    blanks: Vec<bool>,
+    /// By tile: what its rows are multiplied by on their way to memory.
+    scaled: Vec<Option<TileId>>,
     needs: Needs,
 }
 
 impl Compiler<'_> {
     fn body(&mut self, body: &[Stmt]) -> Result<Vec<Step>, CpuError> {
         let mut steps = Vec::with_capacity(body.len());
-        let mut rest = body.iter();
-        while let Some(stmt) = rest.next() {
-            match (stmt, rest.as_slice()) {
-                (
-                    Stmt::Fill { dst, value },
-                    [
-                        Stmt::Gemm {
-                            acc,
-                            a,
-                            a_start,
-                            b,
-                            layout,
-                            b_cols,
-                        },
-                        ..,
-                    ],
-                ) if dst == acc && value.to_bits() == 0 && self.can_begin([*acc, *a, *b], *layout) => {
-                    rest.next();
-                    steps.push(self.gemm([*acc, *a, *b], a_start, *layout, b_cols, true));
+        for (i, stmt) in body.iter().enumerate() {
+            match stmt {
+                Stmt::Softmax(step) if !in_one(step) => steps.extend(self.body(&step.expansion())?),
+                Stmt::Map { dst, value } if self.is_stored_next(*dst, value, &body[i + 1..]) => {
+                    self.scaled[dst.0] = self.factor(*dst, value);
                 }
-                (Stmt::Softmax(step), _) if !in_one(step) => steps.extend(self.body(&step.expansion())?),
-                _ => steps.extend(self.stmt(stmt)?),
+                _ => {
+                    steps.extend(self.settle(stmt));
+                    steps.extend(self.stmt(stmt)?);
+                }
             }
         }
         pack_ahead(&mut steps);
@@ -293,17 +287,24 @@ impl Compiler<'_> {
                 body: self.body(body)?,
             },
             Stmt::Return => Step::Return,
+            Stmt::Load { dst, cols, src } if self.is_added(*dst, src) => {
+                self.waiting[dst.0] = Some(self.transfer(*dst, cols, src));
+                return Ok(None);
+            }
             Stmt::Load { dst, cols, src } => Step::Load(Box::new(LoadStep {
                 transfer: self.transfer(*dst, cols, src),
                 present: self.counters.of_columns(*dst, cols),
                 tile: dst.0,
+                load: self.next_load(),
                 borrows: self.borrows[dst.0],
-                keeps: self.writes[dst.0].keeps(self.names.program.tile(*dst))
-                    && matches!(src.rows, Rows::Strided { .. })
-                    && src.mask.is_none(),
+                keeps: self.keeps(*dst) && matches!(src.rows, Rows::Strided { .. }) && src.mask.is_none(),
             })),
-            Stmt::Store { dst, src, cols } => Step::Store(Box::new(self.transfer(*src, cols, dst))),
+            Stmt::Store { dst, src, cols } => Step::Store {
+                transfer: Box::new(self.transfer(*src, cols, dst)),
+                by: self.scaled[src.0].take().map(|by| self.slot(by)),
+            },
             Stmt::Stage { dst, src } => self.stage(*dst, *src)?,
+            Stmt::Fill { dst, value } if value.to_bits() == 0 && self.blanks[dst.0] => Step::Blank { tile: dst.0 },
             Stmt::Fill { dst, value } => Step::Fill {
                 dst: self.slot(*dst),
                 value: *value,
@@ -315,7 +316,7 @@ impl Compiler<'_> {
                 b,
                 layout,
                 b_cols,
-            } => self.gemm([*acc, *a, *b], a_start, *layout, b_cols, false),
+            } => self.gemm([*acc, *a, *b], a_start, *layout, b_cols),
             Stmt::Map { dst, value } => self.map(*dst, value),
             Stmt::Reduce { op, dst, src } => Step::Reduce {
                 op: *op,
@@ -353,6 +354,64 @@ impl Compiler<'_> {
             end,
             body: self.body(body)?,
         })
+    }
+
+    /// Finds the tiles whose sums a gemm can begin.
+    fn find_blanks(&mut self, body: &[Stmt]) {
+        for stmt in body {
+            match stmt {
+                Stmt::For { body, .. } | Stmt::If { body, .. } => self.find_blanks(body),
+                Stmt::Gemm { acc, a, b, layout, .. } => {
+                    self.blanks[acc.0] |= self.can_begin([*acc, *a, *b], *layout);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Writes the zeros of tiles that `stmt` cannot do without.
+    fn settle(&self, stmt: &Stmt) -> Vec<Step> {
+        let mut steps = Vec::new();
+        let does_without = match stmt {
+            Stmt::Fill { dst, value } => Some(*dst).filter(|_| value.to_bits() == 0),
+            Stmt::Gemm { acc, a, b, layout, .. } => Some(*acc).filter(|_| self.can_begin([*acc, *a, *b], *layout)),
+            Stmt::Map { dst, value } => self.factor(*dst, value).map(|_| *dst),
+            _ => None,
+        };
+        uses::tiles_of(stmt, &mut |tile| {
+            if self.blanks[tile.0] && does_without != Some(tile) {
+                let (dst, tile) = (self.slot(tile), tile.0);
+                steps.push(Step::Settle { dst, tile });
+            }
+        });
+        steps
+    }
+
+    /// Whether a map multiplies the rows of a tile that is stored next, by factors that stay until then.
+    fn is_stored_next(&self, dst: TileId, value: &Expr, rest: &[Stmt]) -> bool {
+        let Some(by) = self.factor(dst, value) else {
+            return false;
+        };
+        let stays = |stmt: &&Stmt| match stmt {
+            Stmt::Map { dst: of, .. } | Stmt::Fill { dst: of, .. } => *of != by && !uses::names(stmt, dst),
+            Stmt::Store { src, .. } => *src != dst,
+            Stmt::Comment(_) => true,
+            _ => false,
+        };
+        let next = rest.iter().find(|stmt| !stays(stmt));
+        matches!(next, Some(Stmt::Store { src, dst: view, .. }) if *src == dst && view.mask.is_none())
+    }
+
+    /// Whether a tile still has what a load brought when the load comes again: loads alone write it, each its own columns.
+    fn keeps(&self, id: TileId) -> bool {
+        let Writes { loads, stages, .. } = self.writes[id.0];
+        let apart = loads == 1 || self.counters.of(id).len() == loads;
+        self.names.program.tile(id).space == Space::Shared && apart && stages == 0
+    }
+
+    fn next_load(&mut self) -> usize {
+        self.needs.loads += 1;
+        self.needs.loads - 1
     }
 
     fn slot(&self, id: TileId) -> Slot {
@@ -419,15 +478,7 @@ impl Compiler<'_> {
         }
     }
 
-    /// `fresh`: acc is zero before.
-    fn gemm(
-        &mut self,
-        [acc, a, b]: [TileId; 3],
-        a_start: &Expr,
-        layout: BLayout,
-        b_cols: &Range<usize>,
-        fresh: bool,
-    ) -> Step {
+    fn gemm(&mut self, [acc, a, b]: [TileId; 3], a_start: &Expr, layout: BLayout, b_cols: &Range<usize>) -> Step {
         let packed = self.packed([acc, a, b], layout);
         Step::Gemm(Box::new(GemmStep {
             acc: self.slot(acc),
@@ -440,7 +491,7 @@ impl Compiler<'_> {
             a_present: self.counters.of(a),
             b_present: self.counters.of(b),
             b_borrowed: self.borrows[b.0].then_some(b.0),
-            fresh,
+            begins: self.can_begin([acc, a, b], layout).then_some(acc.0),
             packed,
             next: None,
         }))
@@ -480,10 +531,31 @@ impl Compiler<'_> {
         }
     }
 
+    /// Whether the rows of a load are added where they lie.
+    fn is_added(&self, tile: TileId, src: &View) -> bool {
+        let element = self.tensors[self.names.indices[src.param.0]].element;
+        self.addends[tile.0] && element == Element::F32 && src.col_stride == Expr::Int(1)
+    }
+
+    /// The rows that a map adds where they lie.
+    fn added(&mut self, dst: TileId, value: &Expr) -> Option<Step> {
+        let Weighted { rows, by } = Weighted::of(self.names.program, dst, value)?;
+        let rows = self.waiting[rows.0].take()?;
+        let (dst, by) = (self.slot(dst), self.slot(by));
+        Some(Step::AddRows {
+            rows: Box::new(rows),
+            dst,
+            by,
+        })
+    }
+
     fn map(&mut self, dst: TileId, value: &Expr) -> Step {
+        if let Some(step) = self.added(dst, value) {
+            return step;
+        }
         if let Some(by) = self.factor(dst, value) {
-            let (dst, by) = (self.slot(dst), self.slot(by));
-            return Step::Scale { dst, by };
+            let (tile, dst, by) = (dst.0, self.slot(dst), self.slot(by));
+            return Step::Scale { dst, by, tile };
         }
         let code = MapCode::compile(dst, value, &self.names);
         let needs = code.needs();

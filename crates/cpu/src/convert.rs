@@ -96,6 +96,28 @@ impl Loop for ReadRow<'_> {
     }
 }
 
+/// Adds the f32 of `bytes`, times `factor`, to the elements of `to`; rounded after each.
+pub(crate) fn add_row(level: Level, bytes: &[u8], factor: f32, to: &mut [f32]) {
+    level.run(AddRow { bytes, factor, to });
+}
+
+struct AddRow<'a> {
+    bytes: &'a [u8],
+    factor: f32,
+    to: &'a mut [f32],
+}
+
+impl Loop for AddRow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let floats = self.bytes.as_chunks::<4>().0;
+        let pairs = self.to.iter_mut().zip(floats);
+        pairs.for_each(|(to, from)| *to += f32::from_ne_bytes(*from) * self.factor);
+    }
+}
+
 #[inline(always)]
 fn words(bytes: &[u8], out: &mut [f32], convert: impl Fn(u32) -> f32) {
     let words = bytes.as_chunks::<4>().0;

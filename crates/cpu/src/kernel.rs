@@ -1,6 +1,6 @@
 //! Preparing a tile program, and launching it over its grid.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use mlafuse_codegen::tile::{Access, TileProgram, verify};
@@ -114,13 +114,9 @@ impl CpuKernel {
             tensors: &bound,
             present: self.needs.present,
         };
-        let queue = Queue {
-            next: AtomicU64::new(0),
-            stop: AtomicBool::new(false),
-            failure: Mutex::new(None),
-        };
         let workers = (rayon::current_num_threads() as u64).min(blocks);
-        fan_out(workers, &|| self.work(&launch, grid, blocks, &queue));
+        let queue = Queue::new(blocks, workers);
+        fan_out(workers, &|| self.work(&launch, grid, &queue));
         match queue.failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
             None => Ok(()),
             Some((_, fault)) => Err(self.error(fault, &bound)),
@@ -128,13 +124,15 @@ impl CpuKernel {
     }
 
     /// Runs blocks until none is left.
-    fn work(&self, launch: &Launch<'_>, grid: [i64; 3], blocks: u64, queue: &Queue) {
+    fn work(&self, launch: &Launch<'_>, grid: [i64; 3], queue: &Queue) {
+        let thread = rayon::current_thread_index().unwrap_or(0) as u64;
         with_scratch(|scratch| {
             let (arena, work) = scratch.fit(&self.needs);
             work.begin();
-            while let Some(index) = queue.take(blocks) {
-                let (x, y) = (grid[0] as u64, grid[1] as u64);
-                let block = [index % x, index / x % y, index / x / y].map(|i| i as i64);
+            while let Some(index) = queue.take(thread) {
+                // The splits of a sequence are neighbours: those that are not there are then in every share.
+                let (x, z) = (grid[0] as u64, grid[2] as u64);
+                let block = [index % x, index / x / z, index / x % z].map(|i| i as i64);
                 if let Err(fault) = launch.block(&self.steps, block, arena, work) {
                     queue.fail(index, fault);
                 }
@@ -240,25 +238,50 @@ fn fan_out(workers: u64, work: &(impl Fn() + Sync)) {
     }
 }
 
-/// The blocks that are left, and the first failure.
+/// Most shares of the blocks of a launch.
+const SHARES: usize = 64;
+
+/// The blocks that are left, and the first failure. Each thread has a share of neighbouring blocks, the same in each launch of as
+/// many, so that what it left of them in its caches is there for the kernel that goes on with it; who has none left helps the others.
 struct Queue {
-    next: AtomicU64,
-    stop: AtomicBool,
+    /// The next block of each share.
+    next: [AtomicU64; SHARES],
+    blocks: u64,
+    shares: u64,
+    /// The first block that has failed.
+    failed: AtomicU64,
     failure: Mutex<Option<(u64, Fault)>>,
 }
 
 impl Queue {
-    fn take(&self, blocks: u64) -> Option<u64> {
-        if self.stop.load(Ordering::Relaxed) {
-            return None;
+    fn new(blocks: u64, threads: u64) -> Queue {
+        let shares = threads.clamp(1, SHARES as u64);
+        Queue {
+            next: std::array::from_fn(|share| AtomicU64::new(Queue::start(blocks, shares, share as u64))),
+            blocks,
+            shares,
+            failed: AtomicU64::new(u64::MAX),
+            failure: Mutex::new(None),
         }
-        let index = self.next.fetch_add(1, Ordering::Relaxed);
-        (index < blocks).then_some(index)
     }
 
-    /// Blocks are taken in order, so every block before the first failing one runs to its end, whatever the threads.
+    /// The first block of a share, and the end of the one before.
+    fn start(blocks: u64, shares: u64, share: u64) -> u64 {
+        blocks / shares * share + share.min(blocks % shares)
+    }
+
+    fn take(&self, thread: u64) -> Option<u64> {
+        let mut shares = (0..self.shares).map(|other| (thread + other) % self.shares);
+        shares.find_map(|share| {
+            let index = self.next[share as usize].fetch_add(1, Ordering::Relaxed);
+            let end = Queue::start(self.blocks, self.shares, share + 1);
+            (index < end.min(self.failed.load(Ordering::Relaxed))).then_some(index)
+        })
+    }
+
+    /// A share's blocks are taken in order, so every block before the first failing one runs to its end, whatever the threads.
     fn fail(&self, index: u64, fault: Fault) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.failed.fetch_min(index, Ordering::Relaxed);
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         if failure.is_none_or(|(first, _)| index < first) {
             *failure = Some((index, fault));
@@ -271,17 +294,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_block_is_taken_once_and_its_own_thread_is_asked_first() {
+        for (blocks, threads) in [(0, 1), (1, 1), (7, 3), (2, 5), (300, 100)] {
+            let queue = Queue::new(blocks, threads);
+            let mut all: Vec<u64> = std::iter::from_fn(|| queue.take(1)).collect();
+            assert_eq!(
+                all.first().copied(),
+                (blocks > 0).then(|| Queue::start(blocks, queue.shares, 1 % queue.shares))
+            );
+            all.sort_unstable();
+            assert_eq!(all, (0..blocks).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
     fn the_first_failing_block_is_reported_whatever_the_order() {
-        let queue = Queue {
-            next: AtomicU64::new(0),
-            stop: AtomicBool::new(false),
-            failure: Mutex::new(None),
-        };
-        assert_eq!([queue.take(3), queue.take(3)], [Some(0), Some(1)]);
-        for (index, fault) in [(5, Fault::Overflow), (1, Fault::DivideByZero), (3, Fault::Overflow)] {
+        let queue = Queue::new(6, 2);
+        assert_eq!([queue.take(1), queue.take(0)], [Some(3), Some(0)]);
+        for (index, fault) in [(5, Fault::Overflow), (2, Fault::DivideByZero), (3, Fault::Overflow)] {
             queue.fail(index, fault);
         }
-        assert_eq!(queue.take(3), None);
-        assert_eq!(queue.failure.into_inner().unwrap(), Some((1, Fault::DivideByZero)));
+        // Of those before it none is left out.
+        assert_eq!([queue.take(1), queue.take(1)], [Some(1), None]);
+        assert_eq!(queue.failure.into_inner().unwrap(), Some((2, Fault::DivideByZero)));
     }
 }

@@ -13,6 +13,7 @@
 //!
 //! [`TileProgram`]: mlafuse_codegen::tile::TileProgram
 
+mod addends;
 mod binding;
 mod block;
 mod caches;
@@ -30,6 +31,7 @@ mod place;
 mod rows;
 mod scratch;
 mod softmax;
+mod uses;
 mod view;
 
 pub use caches::second_level_cache;

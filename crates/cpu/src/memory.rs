@@ -312,44 +312,63 @@ pub(crate) fn store_words(to: &[AtomicU32], from: &[u32]) {
         .for_each(|(to, value)| to.store(*value, Ordering::Relaxed));
 }
 
-/// Copies bytes in assembly, sixteen at a time, where a loop of atomics would store element by element. Like those it has a
+/// Copies bytes in assembly, many at a time, where a loop of atomics would store element by element. Like those it has a
 /// meaning where another thread stores to the same memory: each byte is then of one or the other.
 ///
 /// # Safety
 /// `len` bytes are atomics at `to`, and initialised at `from`.
 #[cfg(target_arch = "x86_64")]
 unsafe fn store_bytes(to: *const u8, from: *const u8, len: usize) {
-    // SAFETY: the caller's promise; the direction flag is clear outside of assembly.
+    let lines = match is_x86_feature_detected!("avx") {
+        true => len / ALIGN,
+        false => 0,
+    };
+    let done = lines * ALIGN;
+    // SAFETY: the caller's promise, and the feature is there; the direction flag is clear outside of assembly.
+    unsafe {
+        if lines > 0 {
+            store_lines(to, from, lines);
+        }
+        if done < len {
+            std::arch::asm!(
+                "rep movsb",
+                inout("rcx") len - done => _,
+                inout("rdi") to.add(done) => _,
+                inout("rsi") from.add(done) => _,
+                options(nostack),
+            );
+        }
+    }
+}
+
+/// # Safety
+/// As [`store_bytes`], for `lines` times [`ALIGN`] bytes, which are some.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx")]
+#[inline(never)]
+unsafe fn store_lines(to: *const u8, from: *const u8, lines: usize) {
+    // SAFETY: the caller's promise.
     unsafe {
         std::arch::asm!(
-            "test {lines}, {lines}",
-            "jz 3f",
             "2:",
-            "movups {a}, [rsi]",
-            "movups {b}, [rsi + 16]",
-            "movups {c}, [rsi + 32]",
-            "movups {d}, [rsi + 48]",
-            "movups [rdi], {a}",
-            "movups [rdi + 16], {b}",
-            "movups [rdi + 32], {c}",
-            "movups [rdi + 48], {d}",
-            "add rsi, 64",
-            "add rdi, 64",
+            "vmovups {a}, [{from}]",
+            "vmovups {b}, [{from} + 32]",
+            "vmovups [{to}], {a}",
+            "vmovups [{to} + 32], {b}",
+            "add {from}, 64",
+            "add {to}, 64",
             "dec {lines}",
             "jnz 2b",
-            "3:",
-            "rep movsb",
-            lines = inout(reg) len / ALIGN => _,
-            a = out(xmm_reg) _,
-            b = out(xmm_reg) _,
-            c = out(xmm_reg) _,
-            d = out(xmm_reg) _,
-            inout("rcx") len % ALIGN => _,
-            inout("rdi") to => _,
-            inout("rsi") from => _,
+            a = out(ymm_reg) _,
+            b = out(ymm_reg) _,
+            from = inout(reg) from => _,
+            to = inout(reg) to => _,
+            lines = inout(reg) lines => _,
             options(nostack),
         );
     }
+    // What runs next may be of a lower level, and would wait.
+    std::arch::x86_64::_mm256_zeroupper();
 }
 
 #[cfg(test)]

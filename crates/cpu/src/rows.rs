@@ -43,28 +43,30 @@ impl Loop for Reduce<'_> {
 
 /// dst\[i, j\] *= by\[i\].
 pub(crate) fn scale_rows(level: Level, dst: Slot, by: Slot, arena: &mut [f32]) {
-    level.run(ScaleRows { dst, by, arena });
+    (0..dst.rows).for_each(|row| scale_row(level, dst, by, row, arena));
 }
 
-struct ScaleRows<'a> {
-    dst: Slot,
-    by: Slot,
-    arena: &'a mut [f32],
+/// dst\[row, j\] *= by\[row\].
+pub(crate) fn scale_row(level: Level, dst: Slot, by: Slot, row: usize, arena: &mut [f32]) {
+    let factor = arena[by.start + row];
+    // As a softmax's sums mostly are, once its largest score has come.
+    if factor != 1.0 {
+        let line = &mut arena[dst.row(row, 0..dst.cols)];
+        level.run(Scale { factor, line });
+    }
 }
 
-impl Loop for ScaleRows<'_> {
+struct Scale<'a> {
+    factor: f32,
+    line: &'a mut [f32],
+}
+
+impl Loop for Scale<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        for row in 0..self.dst.rows {
-            let factor = self.arena[self.by.start + row];
-            // As a softmax's sums mostly are, once its largest score has come.
-            if factor != 1.0 {
-                let line = &mut self.arena[self.dst.row(row, 0..self.dst.cols)];
-                line.iter_mut().for_each(|x| *x *= factor);
-            }
-        }
+        self.line.iter_mut().for_each(|x| *x *= self.factor);
     }
 }
 

@@ -124,6 +124,8 @@ pub(crate) struct Needs {
     pub(crate) packed: usize,
     /// Tiles.
     pub(crate) tiles: usize,
+    /// Loads to tiles.
+    pub(crate) loads: usize,
     /// Gemms of bf16 tiles.
     pub(crate) products: usize,
 }
@@ -144,11 +146,13 @@ pub(crate) struct Work {
     pub(crate) panel: Vec<f32>,
     /// The packed operands of the gemms of bf16 tiles; a row of a packed tile is a line.
     pub(crate) packed: Vec<Line>,
+    /// By tile: whether it is zeros that are not written yet.
+    pub(crate) blank: Vec<bool>,
     /// By tile: how often it has been written.
     pub(crate) versions: Vec<u64>,
     /// By gemm of bf16 tiles: what it has packed.
     pub(crate) packings: Vec<Option<Packing>>,
-    /// By tile: what it was loaded with last and how many rows of it are there, where it has that still.
+    /// By load: what it brought last and how many rows of it are there, where its columns of the tile have that still.
     pub(crate) loaded: Vec<Option<(Place, usize)>>,
     /// By tile: what its last load left in device memory.
     pub(crate) borrowed: Vec<Borrowed>,
@@ -192,9 +196,10 @@ impl Scratch {
         grow(&mut self.work.present, needs.present, 0);
         grow(&mut self.work.panel, needs.panel, 0.0);
         grow(&mut self.work.packed, needs.packed.div_ceil(16), ZEROS);
+        grow(&mut self.work.blank, needs.tiles, false);
         grow(&mut self.work.versions, needs.tiles, 0);
         grow(&mut self.work.packings, needs.products, None);
-        grow(&mut self.work.loaded, needs.tiles, None);
+        grow(&mut self.work.loaded, needs.loads, None);
         grow(&mut self.work.borrowed, needs.tiles, Borrowed::default());
         self.work.registers.fit(needs);
         let first = self.memory.as_ptr().align_offset(64).min(16);

@@ -4,13 +4,14 @@ use std::ops::Range;
 
 use mlafuse_codegen::tile::{Rows, View};
 
-use crate::convert::{Element, copy_halves, read_row, read_strided, store_row};
+use crate::convert::{Element, add_row, copy_halves, read_row, read_strided, store_row};
 use crate::error::Fault;
 use crate::expr::{At, Env, Names, Scalar, load_int};
 use crate::gemm::bf16::ROWS;
 use crate::kernel::TensorParam;
 use crate::level::Level;
 use crate::memory::Bound;
+use crate::rows::scale_row;
 use crate::scratch::{Borrowed, Slot};
 
 /// A compiled view.
@@ -360,6 +361,9 @@ pub(crate) fn load(t: &Transfer, level: Level, env: &Env<'_>, arena: &mut [f32])
     if t.tile.halves {
         return load_halves(t, &view, bytes, 0..t.tile.rows, arena);
     }
+    if let Some(rows) = load_vector(t, level, &view, bytes, arena)? {
+        return Ok(rows);
+    }
     let (element, size) = (t.view.element, t.view.element.size());
     let mut rows = 0;
     for i in 0..t.tile.rows {
@@ -393,6 +397,61 @@ pub(crate) fn load(t: &Transfer, level: Level, env: &Env<'_>, arena: &mut [f32])
         }
     }
     Ok(rows)
+}
+
+/// [`load`] of a vector from rows that lie evenly apart, none of them masked, as if they were columns; `None` for another.
+fn load_vector(
+    t: &Transfer,
+    level: Level,
+    view: &Resolved<'_>,
+    bytes: &[u8],
+    arena: &mut [f32],
+) -> Result<Option<usize>, Fault> {
+    let (ResolvedRows::Strided { .. }, Some(stride)) = (&view.rows, view.stride()) else {
+        return Ok(None);
+    };
+    if t.tile.stride != 1 || view.code.mask.is_some() {
+        return Ok(None);
+    }
+    let there = view.run(0).clamp(0, t.tile.rows as i64) as usize;
+    let ends = match there.checked_sub(1) {
+        Some(last) => (view.first(0, arena)?, view.first(last, arena)?),
+        None => (None, None),
+    };
+    let (to, beyond) = arena[t.tile.start..][..t.tile.rows].split_at_mut(there);
+    beyond.fill(0.0);
+    let (element, size) = (t.view.element, t.view.element.size());
+    match (ends, stride) {
+        ((Some(first), Some(last)), 1) => read_row(level, element, &bytes[first * size..(last + 1) * size], to),
+        ((Some(first), Some(_)), _) => read_strided(element, &bytes[first * size..], stride * size, to),
+        _ => to.fill(0.0),
+    }
+    Ok(Some(if ends.0.is_some() { there } else { 0 }))
+}
+
+/// dst\[i, j\] += by\[i\] · element j of row i, where rows of f32 lie and columns are neighbours; a row that is not there
+/// is zeros.
+pub(crate) fn add_rows(
+    t: &Transfer,
+    [dst, by]: [Slot; 2],
+    level: Level,
+    env: &Env<'_>,
+    arena: &mut [f32],
+) -> Result<(), Fault> {
+    let view = t.view.resolve(env, t.cols.len())?;
+    let bytes = bytes_of(t, env);
+    for i in 0..dst.rows {
+        let factor = arena[by.start + i];
+        let first = view.first(i, arena)?;
+        let to = &mut arena[dst.row(i, 0..dst.cols)];
+        match first {
+            Some(first) => add_row(level, &bytes[4 * first..4 * (first + view.present)], factor, to),
+            // Zeros times what is finite.
+            None if factor == 0.0 => {}
+            None => to.iter_mut().for_each(|x| *x += 0.0 * factor),
+        }
+    }
+    Ok(())
 }
 
 fn bytes_of<'a>(t: &Transfer, env: &Env<'a>) -> &'a [u8] {
@@ -457,13 +516,22 @@ fn load_halves(
     Ok(rows)
 }
 
-/// Stores; what is not there is not written.
-pub(crate) fn store(t: &Transfer, level: Level, env: &Env<'_>, arena: &[f32]) -> Result<(), Fault> {
+/// Stores; what is not there is not written. Before, row i of the tile is multiplied by element i of `by` where one is given.
+pub(crate) fn store(
+    t: &Transfer,
+    by: Option<Slot>,
+    level: Level,
+    env: &Env<'_>,
+    arena: &mut [f32],
+) -> Result<(), Fault> {
     let view = t.view.resolve(env, t.cols.len())?;
     let Some(Bound::Write(stores)) = env.tensors.get(t.view.tensor) else {
         return Ok(());
     };
     for i in 0..t.tile.rows {
+        if let Some(by) = by {
+            scale_row(level, t.tile, by, i, arena);
+        }
         let Some(first) = view.first(i, arena)? else { continue };
         let from = &arena[t.tile.row(i, t.cols.start..t.cols.start + view.present)];
         match usize::try_from(view.col_stride) {

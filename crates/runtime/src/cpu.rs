@@ -77,9 +77,18 @@ impl Device for Cpu {
         Ok(host(buffer)?.read_bytes(offset, out)?)
     }
 
-    /// Two for each processor of the machine: more would cost attention more queries to pack and results to combine.
-    fn blocks(&self) -> usize {
-        2 * self.processors
+    /// Each costs attention queries to pack and results to combine. A sequence that is alone is cut evenly, one for each processor
+    /// of the machine; others may have any lengths, and come out even enough with two.
+    fn blocks(&self, sequences: usize) -> usize {
+        match sequences {
+            1 => self.processors,
+            _ => 2 * self.processors,
+        }
+    }
+
+    /// On one of the pool's threads: waking them once is enough.
+    fn run(&self, launches: &mut (dyn FnMut() + Send)) {
+        rayon::scope(|_| launches());
     }
 
     fn prepare(&self, plan: &Plan, region: &Region, dims: &Dims) -> Result<Prepared, RuntimeError> {

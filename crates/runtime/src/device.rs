@@ -72,10 +72,15 @@ pub trait Device: Send + Sync {
     /// Where that reaches past the end, or the buffer is another device's.
     fn read(&self, buffer: &Buffer, offset: usize, out: &mut [u8]) -> Result<(), RuntimeError>;
 
-    /// Blocks that split attention aims at in a launch (the symbol `W`): as many as keep the device busy. A constant of the
-    /// device, which does not follow from the number of threads, so that equal launches give equal bits.
-    fn blocks(&self) -> usize {
+    /// Blocks that split attention aims at in a launch of so many sequences (the symbol `W`): as many as keep the device busy.
+    /// It does not follow from the number of threads, so that equal launches give equal bits.
+    fn blocks(&self, _sequences: usize) -> usize {
         64
+    }
+
+    /// Makes launches that follow each other, from where they cost least.
+    fn run(&self, launches: &mut (dyn FnMut() + Send)) {
+        launches();
     }
 
     /// Makes a kernel of a plan executable, for launches of about the sizes in `dims`. Launches of any size give right

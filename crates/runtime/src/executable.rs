@@ -176,7 +176,10 @@ impl Executable {
         let arena = frame.take_arena(&self.plan, &dims);
         let arena = arena.map_err(|error| self.size_error(error, &dims))?;
         let temporaries = Temporaries::new(self.device.as_ref(), &self.plan, &arena, frame.memory.take())?;
-        let launched = self.launch(&dims, &mut frame.bound, &temporaries, &mut frame.launches);
+        let mut launched = Ok(());
+        let (bound, launches) = (&mut frame.bound, &mut frame.launches);
+        self.device
+            .run(&mut || launched = self.launch(&dims, bound, &temporaries, launches));
         frame.memory = temporaries.into_memory();
         frame.arena = Some(arena);
         launched

@@ -40,9 +40,10 @@ impl Splits {
     /// `dims` with what the kernels of a launch are told (`Z`, `W` and `F`), where no sequence of the launch may have more than
     /// `room` cached tokens. Nothing in it depends on a length. Launches of long prefills are not split.
     pub fn bind(self, dims: &Dims, room: usize, device: &dyn Device) -> Dims {
+        let blocks = device.blocks(dims.get(Symbol::B).unwrap_or(1));
         let (blocks, fewest) = match self {
-            _ if !few_tokens(dims) => (device.blocks(), 1),
-            Splits::Balanced => (device.blocks(), FEWEST_TOKENS),
+            _ if !few_tokens(dims) => (blocks, 1),
+            Splits::Balanced => (blocks, FEWEST_TOKENS),
             Splits::Fixed { tokens } => (UNBALANCED, tokens.get().min(MOST_TOKENS)),
         };
         // No sequence has more splits than all are to have blocks; the combine looks for each.
@@ -160,7 +161,7 @@ mod tests {
         let dims = Dims::new().with(Symbol::T, 1).with(Symbol::S, 300);
         assert_eq!(
             with_splits(&dims, device.as_ref()).get(Symbol::Z),
-            Some(3.min(device.blocks()))
+            Some(3.min(device.blocks(1)))
         );
         let told = dims.with(Symbol::Z, 7);
         assert_eq!(with_splits(&told, device.as_ref()), told);

@@ -170,9 +170,15 @@ impl Lanes<'_> {
                     _ => self.words::<ALL, false>(first, visible, base, &mut totals),
                 }
             };
-            for (row, words) in transposed(tile).into_iter().enumerate().take(self.rows) {
+            let store = |(row, words): (usize, __m512i)| {
                 // SAFETY: the weights have the row, and whole K_STEPs of it.
-                unsafe { _mm512_storeu_si512(weights.as_mut_ptr().add(row * stride + first).cast(), words) };
+                unsafe { _mm512_storeu_si512(weights.as_mut_ptr().add(row * stride + first).cast(), words) }
+            };
+            let words = transposed(tile).into_iter().enumerate();
+            // Where none is left out, none waits for a comparison.
+            match self.rows {
+                ROWS => words.for_each(store),
+                rows => words.take(rows).for_each(store),
             }
         }
         _mm512_add_ps(totals[0], totals[1])

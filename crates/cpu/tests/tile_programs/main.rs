@@ -8,3 +8,4 @@ mod errors;
 mod products;
 mod softmax;
 mod transfers;
+mod weighted;

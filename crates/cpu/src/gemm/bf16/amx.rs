@@ -168,7 +168,7 @@ unsafe fn add_transposed(from: &[f32], to: &mut [f32], stride: usize, rows: usiz
 const STEPS: usize = 18;
 
 /// Steps of a block between two parts of what is packed beside it: the processor works ahead that far, and does both at once.
-const BESIDE_STEPS: usize = 3;
+const BESIDE_STEPS: usize = 9;
 
 /// sums \[rows, columns\] = x · p, plus what they were unless `fresh`; meanwhile `beside` is packed.
 fn product<'a>(
@@ -413,12 +413,38 @@ macro_rules! one {
     };
 }
 
+/// Steps of a block beside which the next block's sums are fetched: in each of them four rows of two tiles.
+const FETCH_STEPS: usize = 2 * ROWS / 4;
+
+/// A step's part of the next block's sums.
+macro_rules! fetch {
+    () => {
+        concat!(
+            "prefetcht0 [{next}]\n prefetcht0 [{next} + 64]\n add {next}, {cs}\n",
+            "prefetcht0 [{next}]\n prefetcht0 [{next} + 64]\n add {next}, {cs}\n",
+            "prefetcht0 [{next}]\n prefetcht0 [{next} + 64]\n add {next}, {cs}\n",
+            "prefetcht0 [{next}]\n prefetcht0 [{next} + 64]\n add {next}, {cs}\n"
+        )
+    };
+}
+
+/// Nothing of them.
+macro_rules! leave {
+    () => {
+        "/* {next} {cs} */"
+    };
+}
+
 /// All steps of a block, from step `$first` on.
 macro_rules! steps {
     ($run:ident, $shape:ident, $begin:ident, $steps:ident) => {
+        steps!($run, $shape, $begin, $steps, leave)
+    };
+    ($run:ident, $shape:ident, $begin:ident, $steps:ident, $fetch:ident) => {
         asm!(
             $shape!($begin),
             "2:",
+            $fetch!(),
             "dec {n}",
             "jz 3f",
             "add {kx}, 64",
@@ -426,6 +452,8 @@ macro_rules! steps {
             $shape!(go_on),
             "jmp 2b",
             "3:",
+            next = inout(reg) $run.block.c[0].wrapping_add(2 * ROWS) => _,
+            cs = in(reg) $run.block.stride,
             b = in(reg) &raw const $run.block,
             t = out(reg) _,
             s = out(reg) _,
@@ -484,6 +512,11 @@ impl<'a> Run<'a> {
             self.store();
         }
         let [rows, columns] = shape.tiles();
+        let place = |i: usize| match shape {
+            Shape::TwoByTwo => [i / 2, i % 2],
+            Shape::FourByOne => [i, 0],
+            Shape::OneByFour | Shape::One => [0, i],
+        };
         let block = &mut self.block;
         for i in 0..rows {
             let group = self.x.group(from[0] + i);
@@ -497,8 +530,10 @@ impl<'a> Run<'a> {
             None => ([self.nowhere.as_mut_ptr(); 4], 4 * ROWS),
         };
         for (i, c) in block.c.iter_mut().enumerate().take(rows * columns) {
-            let (row, column) = (to[0] + i / columns, to[1] + i % columns);
-            *c = self.sums.wrapping_add(row * ROWS * self.stride + column * ROWS);
+            let [row, column] = place(i);
+            *c = self
+                .sums
+                .wrapping_add((to[0] + row) * ROWS * self.stride + (to[1] + column) * ROWS);
         }
         self.held = Some(shape);
         let first = match self.fresh && steps.start == 0 {
@@ -510,7 +545,7 @@ impl<'a> Run<'a> {
 
     /// Does the steps of a block, and its part of what is packed beside the product.
     fn steps(&mut self, shape: Shape, first: Begin, steps: Range<usize>) {
-        let Some(mut beside) = self.beside.take() else {
+        let Some(beside) = &self.beside else {
             return self.some_steps(shape, first, steps);
         };
         let mut share = beside.left().div_ceil(self.blocks.max(1));
@@ -520,10 +555,11 @@ impl<'a> Run<'a> {
             let some = start..steps.end.min(start + BESIDE_STEPS);
             let part = share.div_ceil((steps.end - start).div_ceil(BESIDE_STEPS));
             self.some_steps(shape, begin, some);
-            beside.advance(part);
+            if let Some(beside) = &mut self.beside {
+                beside.advance(part);
+            }
             share -= part;
         }
-        self.beside = Some(beside);
     }
 
     fn some_steps(&mut self, shape: Shape, begin: Begin, steps: Range<usize>) {
@@ -531,6 +567,9 @@ impl<'a> Run<'a> {
         unsafe {
             match (shape, begin) {
                 (Shape::TwoByTwo, Begin::Zero) => steps!(self, two_by_two, zero, steps),
+                (Shape::TwoByTwo, Begin::Load) if steps.len() <= FETCH_STEPS => {
+                    steps!(self, two_by_two, load, steps, fetch)
+                }
                 (Shape::TwoByTwo, Begin::Load) => steps!(self, two_by_two, load, steps),
                 (Shape::TwoByTwo, Begin::GoOn) => steps!(self, two_by_two, go_on, steps),
                 (Shape::FourByOne, Begin::Zero) => steps!(self, four_by_one, zero, steps),

@@ -27,8 +27,12 @@ pub(super) struct Columns<'a> {
     columns: usize,
     k: usize,
     words: &'a mut [u32],
-    /// Pieces that are packed.
-    done: usize,
+    /// Groups of rows, whole K_STEPs, and tiles of columns.
+    groups: usize,
+    tiles: usize,
+    /// The next piece.
+    group: usize,
+    tile: usize,
 }
 
 impl<'a> Columns<'a> {
@@ -38,26 +42,40 @@ impl<'a> Columns<'a> {
             check(from, k, columns);
             assert!(words.len() >= super::packed_len(columns, k));
         }
+        let tiles = columns.div_ceil(ROWS);
         Columns {
             from,
             columns,
             k,
             words,
-            done: 0,
+            groups: if tiles > 0 {
+                k.next_multiple_of(K_STEP) / ROWS
+            } else {
+                0
+            },
+            tiles,
+            group: 0,
+            tile: 0,
         }
     }
 
     /// Pieces that are left.
     pub(super) fn left(&self) -> usize {
-        self.columns.div_ceil(ROWS) * (self.k.next_multiple_of(K_STEP) / ROWS) - self.done
+        (self.groups - self.group) * self.tiles - self.tile
     }
 
     /// Packs so many pieces, or those that are left.
-    pub(super) fn advance(&mut self, pieces: usize) {
-        let end = self.done + pieces.min(self.left());
-        // SAFETY: the level is available, or the kernel would have been refused; the lengths have been checked.
-        unsafe { self.interleave(end) }
-        self.done = end;
+    pub(super) fn advance(&mut self, mut pieces: usize) {
+        while pieces > 0 && self.group < self.groups {
+            let end = self.tiles.min(self.tile.saturating_add(pieces));
+            pieces -= end - self.tile;
+            // SAFETY: the level is available, or the kernel would have been refused; the lengths have been checked.
+            unsafe { self.interleave(end) }
+            self.tile = end;
+            if end == self.tiles {
+                (self.group, self.tile) = (self.group + 1, 0);
+            }
+        }
     }
 
     /// Packs what is left.
@@ -65,22 +83,23 @@ impl<'a> Columns<'a> {
         self.advance(usize::MAX);
     }
 
+    /// Packs the group's tiles from the next one up to `end`.
+    ///
     /// # Safety
-    /// `end` is no more than all pieces.
+    /// There are so many, and the group is one of those.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     unsafe fn interleave(&mut self, end: usize) {
-        let (pairs, tiles) = (self.k.next_multiple_of(K_STEP) / 2, self.columns.div_ceil(ROWS));
         // Told the numbers, the compiler makes one slow shuffle of two.
         let order = std::hint::black_box(pair_order());
-        for piece in self.done..end {
-            let (group, tile) = (piece / tiles, piece % tiles);
-            let rows = self.k.saturating_sub(group * ROWS).min(ROWS);
+        let rows = self.k.saturating_sub(self.group * ROWS).min(ROWS);
+        let from = match rows {
+            0 => Halves { data: &[], stride: 0 },
+            _ => self.from.group(self.group),
+        };
+        let half = ROWS * ROWS / 2;
+        for tile in self.tile..end {
             let columns = (self.columns - tile * ROWS).min(ROWS);
-            let from = match rows {
-                0 => Halves { data: &[], stride: 0 },
-                _ => self.from.group(group),
-            };
-            let to = &mut self.words[(tile * pairs + group * ROWS / 2) * ROWS..][..ROWS * ROWS / 2];
+            let to = &mut self.words[(tile * self.groups + self.group) * half..][..half];
             // SAFETY: the group has the rows and columns; `to` has 8 words for each column of 16.
             unsafe {
                 match (rows, columns) {
@@ -172,6 +191,7 @@ fn ones(count: usize) -> u32 {
 
 /// The transpose of 16 × 16 words.
 #[target_feature(enable = "avx512f")]
+#[inline]
 pub(crate) fn transposed(rows: [__m512i; 16]) -> [__m512i; 16] {
     // Words within 128 bits: after both steps, register 4q + c has column c of each of the four 4 × 4 blocks of rows 4q..
     let mut quads = rows;
