@@ -7,14 +7,14 @@ use mlafuse_codegen::tile::{BLayout, ReduceOp};
 use crate::convert::Element;
 use crate::error::Fault;
 use crate::expr::{At, Env, MapCode, Scalar};
-use crate::gemm::bf16::{self, Beside, Halves, Lent, Operand, Side, Sums};
+use crate::gemm::bf16::{self, Beside, Fetch, Halves, Lent, Operand, Side, Sums};
 use crate::gemm::{Acc, Matrix, Sizes, gemm};
 use crate::level::Level;
 use crate::memory::Bound;
 use crate::rows::{Rotation, reduce, rotate, scale_rows, stage};
 use crate::scratch::{Borrowed, Packing, Slot, Work};
 use crate::softmax::SoftmaxStep;
-use crate::view::{Transfer, add_rows, borrow, load, store};
+use crate::view::{Transfer, add_rows, borrow, load, look_up, store};
 
 /// A compiled statement. `present` names counters of [`Work::present`]: how many leading rows of a shared tile the last
 /// load of some columns found there; what is beyond is zero.
@@ -35,6 +35,8 @@ pub(crate) enum Step {
         start: Scalar,
         end: Scalar,
         body: Vec<Step>,
+        /// Products of the body beside which the rows are fetched that its first step, a load, will borrow in the next round.
+        fetches: usize,
     },
     If {
         cond: Scalar,
@@ -227,8 +229,22 @@ impl Block<'_> {
                 }
                 self.work.vars[*var] = sum;
             }
-            Step::For { var, start, end, body } => {
-                for i in self.scalar(start)?..self.scalar(end)? {
+            Step::For {
+                var,
+                start,
+                end,
+                body,
+                fetches,
+            } => {
+                let (start, end) = (self.scalar(start)?, self.scalar(end)?);
+                for i in start..end {
+                    if let (Some(Step::Load(load)), 1..) = (body.first(), *fetches) {
+                        self.work.ahead.clear();
+                        if i + 1 < end {
+                            self.work.vars[*var] = i + 1;
+                            self.look_ahead(load, *fetches);
+                        }
+                    }
                     self.work.vars[*var] = i;
                     if self.steps(body)? == Flow::Ended {
                         return Ok(Flow::Ended);
@@ -326,6 +342,14 @@ impl Block<'_> {
         Ok(())
     }
 
+    /// Notes what `load` would borrow now, to be fetched beside so many products.
+    fn look_ahead(&mut self, load: &LoadStep, products: usize) {
+        let env = env(self.launch, self.block, &self.work.vars);
+        let ahead = &mut self.work.ahead;
+        look_up(&load.transfer, &env, self.arena, &mut ahead.rows);
+        ahead.begin(load.transfer.cols.len(), products);
+    }
+
     fn gemm(&mut self, step: &GemmStep) -> Result<(), Fault> {
         let GemmStep {
             acc,
@@ -409,6 +433,7 @@ impl Block<'_> {
             columns: match packed.side {
                 Side::A => sizes.m,
                 Side::B => sizes.n,
+                Side::Neither => 0,
             },
             depth: sizes.k,
             a_col,
@@ -443,11 +468,19 @@ impl Block<'_> {
             };
             Some(beside).filter(|_| before != Some(packing))
         });
+        let lines = match next {
+            Some(_) => 0..0,
+            None => self.work.ahead.share(),
+        };
         let sums = Sums {
             acc,
             transposed,
             fresh,
             beside,
+            fetch: Fetch {
+                rows: lent(self.launch.tensors, &self.work.ahead.rows, 0),
+                lines,
+            },
         };
         bf16::gemm(level, sizes, sums, a, b, packed.side, words);
         Ok(())

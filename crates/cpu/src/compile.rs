@@ -2,10 +2,11 @@
 //!
 //! [`verify`]: mlafuse_codegen::tile::verify
 
+use std::cmp::Ordering;
 use std::ops::Range;
 
 use mlafuse_codegen::tile::{
-    BLayout, Binary, Expr, Form, ParamKind, Rows, Softmax, Space, Stmt, TileId, TileProgram, VarId, View,
+    BLayout, Binary, Expr, Form, ParamKind, Rows, Softmax, Space, Stmt, TileId, TileProgram, View,
 };
 use mlafuse_tensor::DType;
 
@@ -276,11 +277,19 @@ impl Compiler<'_> {
                 var,
                 start,
                 end,
-                pipelined: _,
+                pipelined,
                 body,
             } => {
                 self.names.vars[var.0] = Kind::Int;
-                self.repeat(*var, start, end, body)?
+                let (start, end) = (self.scalar(start), self.scalar(end));
+                let body = self.body(body)?;
+                Step::For {
+                    var: var.0,
+                    start,
+                    end,
+                    fetches: if *pipelined { self.fetches(&body) } else { 0 },
+                    body,
+                }
             }
             Stmt::If { cond, body } => Step::If {
                 cond: self.scalar(cond),
@@ -346,14 +355,15 @@ impl Compiler<'_> {
         }))
     }
 
-    fn repeat(&mut self, var: VarId, start: &Expr, end: &Expr, body: &[Stmt]) -> Result<Step, CpuError> {
-        let (start, end) = (self.scalar(start), self.scalar(end));
-        Ok(Step::For {
-            var: var.0,
-            start,
-            end,
-            body: self.body(body)?,
-        })
+    /// The products of a loop's body beside which what its load borrows in the next round is fetched: those that pack nothing
+    /// beside them.
+    fn fetches(&self, body: &[Step]) -> usize {
+        let borrows = matches!(body.first(), Some(Step::Load(load)) if load.borrows);
+        let product = |step: &&Step| matches!(step, Step::Gemm(step) if step.packed.is_some() && step.next.is_none());
+        match borrows && self.level == Level::Amx {
+            true => body.iter().filter(product).count(),
+            false => 0,
+        }
     }
 
     /// Finds the tiles whose sums a gemm can begin.
@@ -464,17 +474,21 @@ impl Compiler<'_> {
 
     /// Whether a gemm can write its sums instead of adding them to zeros.
     fn can_begin(&self, [acc, a, b]: [TileId; 3], layout: BLayout) -> bool {
-        let straight = self.slot(acc).transposed || self.packed_side([acc, a, b], layout) == bf16::Side::B;
+        let straight = self.slot(acc).transposed || self.packed_side([acc, a, b], layout) != bf16::Side::A;
         self.level == Level::Amx && self.slot(b).halves && straight
     }
 
     /// The operand that a gemm of bf16 tiles packs.
     fn packed_side(&self, [acc, a, b]: [TileId; 3], layout: BLayout) -> bf16::Side {
         let acc = self.slot(acc);
-        let a_stays = self.writes[a.0].loops < self.writes[b.0].loops;
+        let stays = match self.writes[a.0].loops.cmp(&self.writes[b.0].loops) {
+            Ordering::Less => Some(bf16::Side::A),
+            Ordering::Equal => None,
+            Ordering::Greater => Some(bf16::Side::B),
+        };
         match acc.transposed {
             true => bf16::Side::A,
-            false => bf16::packed_side(self.level, layout, acc.rows, a_stays),
+            false => bf16::packed_side(self.level, layout, acc.rows, stays),
         }
     }
 
@@ -507,6 +521,7 @@ impl Compiler<'_> {
         let (tile, columns) = match side {
             bf16::Side::A => (a, m),
             bf16::Side::B => (b, n),
+            bf16::Side::Neither => (b, 0),
         };
         let start = self.needs.packed;
         self.needs.packed += bf16::packed_len(columns, depth);

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::ops::Range;
 
 use crate::expr::Registers;
-use crate::gemm::bf16::ROWS;
+use crate::gemm::bf16::{Ahead, ROWS};
 use crate::memory::{Line, ZEROS, filled};
 use crate::view::Place;
 
@@ -156,6 +156,8 @@ pub(crate) struct Work {
     pub(crate) loaded: Vec<Option<(Place, usize)>>,
     /// By tile: what its last load left in device memory.
     pub(crate) borrowed: Vec<Borrowed>,
+    /// What the next round of the innermost loop will leave there.
+    pub(crate) ahead: Ahead,
 }
 
 /// The rows of a tile that a load left where they lie, in groups of [`ROWS`].
@@ -185,6 +187,7 @@ impl Work {
     pub(crate) fn begin(&mut self) {
         self.packings.fill(None);
         self.loaded.fill(None);
+        self.ahead.clear();
     }
 }
 

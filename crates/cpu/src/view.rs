@@ -483,6 +483,18 @@ pub(crate) fn borrow(t: &Transfer, env: &Env<'_>, arena: &mut [f32], borrowed: &
     Ok(rows)
 }
 
+/// What [`borrow`] would leave where it lies, as far as that can be told: nothing is read but block tables.
+pub(crate) fn look_up(t: &Transfer, env: &Env<'_>, arena: &[f32], borrowed: &mut Borrowed) {
+    borrowed.groups.clear();
+    let Ok(view) = t.view.resolve(env, t.cols.len()) else {
+        return;
+    };
+    borrowed.tensor = t.view.tensor;
+    borrowed.stride = view.stride().unwrap_or(0);
+    let groups = (0..t.tile.rows / ROWS).map_while(|group| view.group(group * ROWS, t.cols.len(), arena).ok());
+    borrowed.groups.extend(groups);
+}
+
 /// [`load`] of these rows to a tile of bf16 bits. Also zeroes what a row has beyond the tile's columns, which a gemm reads.
 fn load_halves(
     t: &Transfer,
@@ -553,3 +565,6 @@ pub(crate) fn store(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,85 +6,23 @@
 //! A block of sums is up to four tiles. It is stored, and the next loaded, between the instructions of the next block's
 //! first step, so that these do not wait for the last of the block before.
 
+mod setup;
+
 use std::arch::asm;
 use std::arch::x86_64::*;
-use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::sync::OnceLock;
+
+pub(crate) use setup::{configure, is_available};
 
 use super::super::{Acc, Sizes};
 use super::pack::{Columns, transposed as transposed_tile};
-use super::{Halves, K_STEP, Operand, Packed, ROWS};
-
-/// Whether the processor has AMX for bf16 and the system lets this process use it. Asks for it, once.
-pub(crate) fn is_available() -> bool {
-    static AVAILABLE: OnceLock<bool> = OnceLock::new();
-    *AVAILABLE.get_or_init(|| has_amx() && is_permitted())
-}
-
-fn has_amx() -> bool {
-    // Leaf 7: EDX bit 22 is AMX-BF16, bit 24 AMX-TILE. XCR0 bits 17 and 18: the system saves tiles.
-    let (tiles, state) = (1 << 22 | 1 << 24, 1 << 17 | 1 << 18);
-    let highest = __cpuid(0).eax;
-    if highest < 7 || !is_x86_feature_detected!("xsave") || __cpuid(1).ecx & 1 << 27 == 0 {
-        return false;
-    }
-    // SAFETY: OSXSAVE (leaf 1, ECX bit 27) is set.
-    let saved = unsafe { _xgetbv(0) };
-    __cpuid_count(7, 0).edx & tiles == tiles && saved & state == state
-}
-
-/// Linux hands out the tiles' large state on request only.
-#[cfg(target_os = "linux")]
-fn is_permitted() -> bool {
-    const ARCH_REQ_XCOMP_PERM: libc::c_ulong = 0x1023;
-    const XFEATURE_XTILEDATA: libc::c_ulong = 18;
-    // SAFETY: this call takes two integers and writes no memory.
-    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn is_permitted() -> bool {
-    false
-}
-
-/// Memory operand of `ldtilecfg`.
-#[repr(C, align(64))]
-struct Config {
-    palette: u8,
-    start_row: u8,
-    reserved: [u8; 14],
-    /// Bytes of a row, for each tile.
-    columns: [u16; 16],
-    rows: [u8; 16],
-}
-
-/// Gives all eight tiles of this thread 16 rows of 64 bytes.
-pub(crate) fn configure() {
-    thread_local! {
-        static DONE: Cell<bool> = const { Cell::new(false) };
-    }
-    if DONE.replace(true) {
-        return;
-    }
-    let mut config = Config {
-        palette: 1,
-        start_row: 0,
-        reserved: [0; 14],
-        columns: [0; 16],
-        rows: [0; 16],
-    };
-    config.columns[..8].fill(64);
-    config.rows[..8].fill(ROWS as u8);
-    // SAFETY: AMX is available, or the kernel would have been refused; the configuration is a valid one.
-    unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, readonly)) };
-}
+use super::{Fetch, Halves, K_STEP, Operand, Packed, ROWS};
 
 /// acc \[m, n\] = rows of a · packed b, plus what it was unless `fresh`.
-pub(super) fn straight(sizes: Sizes, acc: Acc<'_>, a: Halves<'_>, b: Packed<'_>, fresh: bool) {
+pub(super) fn straight<'a>(sizes: Sizes, acc: Acc<'a>, a: Halves<'a>, b: Packed<'a>, fresh: bool, fetch: Fetch<'a>) {
     let Sizes { m, n, .. } = sizes;
-    product([m, n], acc, Operand { tile: a, lent: None }, b, fresh, None);
+    product([m, n], acc, Operand { tile: a, lent: None }, b, fresh, None, fetch);
 }
 
 /// accᵀ \[n, m\] = rows of b · packed a, plus what it was unless `fresh`.
@@ -96,9 +34,10 @@ pub(super) fn turned<'a>(
     a: Packed<'a>,
     fresh: bool,
     beside: Option<Columns<'a>>,
+    fetch: Fetch<'a>,
 ) {
     let Sizes { m, n, .. } = sizes;
-    product([n, m], acc, b, a, fresh, beside);
+    product([n, m], acc, b, a, fresh, beside, fetch);
 }
 
 /// acc \[m, n\] += (rows of b · packed a)ᵀ.
@@ -167,10 +106,7 @@ unsafe fn add_transposed(from: &[f32], to: &mut [f32], stride: usize, rows: usiz
 /// by, which are loaded with the hint (`t1`) to leave it alone.
 const STEPS: usize = 18;
 
-/// Steps of a block between two parts of what is packed beside it: the processor works ahead that far, and does both at once.
-const BESIDE_STEPS: usize = 9;
-
-/// sums \[rows, columns\] = x · p, plus what they were unless `fresh`; meanwhile `beside` is packed.
+/// sums \[rows, columns\] = x · p, plus what they were unless `fresh`; meanwhile `beside` is packed and `fetch` fetched.
 fn product<'a>(
     [rows, columns]: [usize; 2],
     acc: Acc<'a>,
@@ -178,6 +114,7 @@ fn product<'a>(
     p: Packed<'a>,
     fresh: bool,
     beside: Option<Columns<'a>>,
+    fetch: Fetch<'a>,
 ) {
     let (rows, columns) = (rows.div_ceil(ROWS), columns.div_ceil(ROWS));
     check(x, rows, p, columns);
@@ -187,11 +124,7 @@ fn product<'a>(
     let pieces = steps.div_ceil(STEPS);
     let piece = steps.div_ceil(pieces);
     let mut run = Run::new(x, p, acc, fresh);
-    run.beside = beside;
-    if columns == 1 {
-        // So little is done with each row that memory decides, which gives rows soonest where they are read from end to end.
-        run.pack();
-    }
+    (run.beside, run.fetch) = (beside, fetch);
     run.blocks = (rows / 2 * (columns / 2) * pieces).max(rows.div_ceil(4));
     for row in (0..rows - rows % 2).step_by(2) {
         for first in (0..steps).step_by(piece) {
@@ -264,8 +197,9 @@ struct Run<'a> {
     block: Block,
     /// The shape of the block that the registers hold.
     held: Option<Shape>,
-    /// What is packed meanwhile, and the blocks that it is shared out to.
+    /// What is packed and fetched meanwhile, and the blocks that it is shared out to.
     beside: Option<Columns<'a>>,
+    fetch: Fetch<'a>,
     blocks: usize,
     /// Where registers go that hold nothing.
     nowhere: [f32; ROWS * ROWS],
@@ -487,6 +421,7 @@ impl<'a> Run<'a> {
             },
             held: None,
             beside: None,
+            fetch: Fetch::NONE,
             blocks: 0,
             nowhere: [0.0; ROWS * ROWS],
             borrow: PhantomData,
@@ -543,22 +478,26 @@ impl<'a> Run<'a> {
         self.steps(shape, first, steps);
     }
 
-    /// Does the steps of a block, and its part of what is packed beside the product.
+    /// Does the steps of a block, and its part of what is done beside the product.
     fn steps(&mut self, shape: Shape, first: Begin, steps: Range<usize>) {
-        let Some(beside) = &self.beside else {
-            return self.some_steps(shape, first, steps);
-        };
-        let mut share = beside.left().div_ceil(self.blocks.max(1));
+        let blocks = self.blocks.max(1);
         self.blocks = self.blocks.saturating_sub(1);
-        for start in steps.clone().step_by(BESIDE_STEPS) {
+        let mut pieces = self.beside.as_ref().map_or(0, Columns::left).div_ceil(blocks);
+        let mut lines = self.fetch.left().div_ceil(blocks);
+        let apart = match pieces + lines {
+            0 => steps.len().max(1),
+            _ => shape.pause(pieces > 0),
+        };
+        for start in steps.clone().step_by(apart) {
             let begin = if start == steps.start { first } else { Begin::GoOn };
-            let some = start..steps.end.min(start + BESIDE_STEPS);
-            let part = share.div_ceil((steps.end - start).div_ceil(BESIDE_STEPS));
-            self.some_steps(shape, begin, some);
+            self.some_steps(shape, begin, start..steps.end.min(start + apart));
+            let pauses = (steps.end - start).div_ceil(apart);
+            let (some_pieces, some_lines) = (pieces.div_ceil(pauses), lines.div_ceil(pauses));
             if let Some(beside) = &mut self.beside {
-                beside.advance(part);
+                beside.advance(some_pieces);
             }
-            share -= part;
+            self.fetch.advance(some_lines);
+            (pieces, lines) = (pieces - some_pieces, lines - some_lines);
         }
     }
 
@@ -589,6 +528,7 @@ impl<'a> Run<'a> {
     fn end(&mut self) {
         self.store();
         self.pack();
+        self.fetch.advance(usize::MAX);
     }
 
     /// Packs what is left.
@@ -634,6 +574,16 @@ impl Shape {
             Shape::FourByOne => [4, 1],
             Shape::OneByFour => [1, 4],
             Shape::One => [1, 1],
+        }
+    }
+
+    /// Steps of a block between two parts of what is done beside it, which may be packing: the processor works ahead that far,
+    /// and does both at once. Where a row meets one tile of columns, memory decides, and lines had better be asked for evenly.
+    fn pause(self, packs: bool) -> usize {
+        match self {
+            Shape::FourByOne | Shape::One => 1,
+            Shape::TwoByTwo | Shape::OneByFour if packs => 9,
+            Shape::TwoByTwo | Shape::OneByFour => 4,
         }
     }
 }

@@ -8,13 +8,17 @@
 //! Operands lie in rows that are readable, and finite or zero, up to a whole [`K_STEP`]; a is readable up to whole
 //! [`ROWS`]; acc is writable up to whole ROWS and columns of [`ROWS`], where it becomes anything.
 
+mod ahead;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
 mod dot;
 #[cfg(target_arch = "x86_64")]
 mod pack;
+#[cfg(target_arch = "x86_64")]
+mod thin;
 
+pub(crate) use ahead::{Ahead, Fetch};
 #[cfg(target_arch = "x86_64")]
 use pack::Columns;
 #[cfg(target_arch = "x86_64")]
@@ -71,21 +75,24 @@ impl<'a> Operand<'a> {
     }
 }
 
-/// The operand that is packed.
+/// The operand that is packed before the product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     A,
     B,
+    /// Columns of b are packed on the way.
+    Neither,
 }
 
 /// Rows of a up to which AMX packs them rather than what they are multiplied with.
 const FEW: usize = 32;
 
-/// Which operand `level` packs, of a product with `m` rows: what the next products with the same accumulator have too, which is
-/// a where `a_stays`, else the one with less to pack.
-pub(crate) fn packed_side(level: Level, layout: BLayout, m: usize, a_stays: bool) -> Side {
+/// Which operand `level` packs, of a product with `m` rows: that which `stays`, as the next products with the same accumulator
+/// have it too, else the one with less to pack.
+pub(crate) fn packed_side(level: Level, layout: BLayout, m: usize, stays: Option<Side>) -> Side {
     match (level, layout) {
-        (Level::Amx, BLayout::Nk) if a_stays || m <= FEW => Side::A,
+        (Level::Amx, BLayout::Nk) if stays == Some(Side::A) || m <= FEW => Side::A,
+        (Level::Amx, BLayout::Kn) if stays != Some(Side::B) && m <= ROWS => Side::Neither,
         _ => Side::B,
     }
 }
@@ -118,6 +125,7 @@ pub(crate) fn pack(side: Side, sizes: Sizes, a: Halves<'_>, b: Operand<'_>, layo
         (Side::A, _) => pack::rows(Operand { tile: a, lent: None }, m, k, words),
         (Side::B, BLayout::Nk) => pack::rows(b, n, k, words),
         (Side::B, BLayout::Kn) => pack::columns(b, n, k, words),
+        (Side::Neither, _) => {}
     }
 }
 
@@ -130,6 +138,8 @@ pub(crate) struct Sums<'a> {
     pub(crate) fresh: bool,
     /// What else is packed meanwhile, where it is transposed.
     pub(crate) beside: Option<Beside<'a>>,
+    /// What AMX's products fetch meanwhile.
+    pub(crate) fetch: Fetch<'a>,
 }
 
 /// Columns of b's rows that the next product wants packed: b \[k, n\] of it.
@@ -157,6 +167,7 @@ pub(crate) fn gemm(
         transposed,
         fresh,
         beside,
+        fetch,
     } = sums;
     let mut beside = beside.map(|next| Columns::new(next.b, next.n, next.k, next.words));
     if m == 0 || n == 0 || k == 0 {
@@ -168,9 +179,10 @@ pub(crate) fn gemm(
         pairs: k.next_multiple_of(K_STEP) / 2,
     };
     match (level, side) {
-        (Level::Amx, Side::A) if transposed => amx::turned(sizes, acc, b, packed, fresh, beside),
+        (Level::Amx, Side::A) if transposed => amx::turned(sizes, acc, b, packed, fresh, beside, fetch),
         (Level::Amx, Side::A) => amx::transposed(sizes, acc, b, packed),
-        (Level::Amx, Side::B) => amx::straight(sizes, acc, a, packed, fresh),
+        (Level::Amx, Side::B) => amx::straight(sizes, acc, a, packed, fresh, fetch),
+        (Level::Amx, Side::Neither) => thin::gemm(sizes, acc, a, b, fresh, fetch),
         _ => dot::gemm(sizes, acc, a, packed),
     }
 }

@@ -1,8 +1,12 @@
 //! Packing: words of pairs along k, sixteen columns side by side.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::{Halves, K_STEP, Operand, ROWS};
+
+/// Words of a piece.
+const PIECE: usize = ROWS * ROWS / 2;
 
 /// Row j of `from` \[columns, k\] becomes column j.
 pub(super) fn rows(from: Operand<'_>, columns: usize, k: usize, words: &mut [u32]) {
@@ -20,12 +24,50 @@ pub(super) fn columns(from: Operand<'_>, columns: usize, k: usize, words: &mut [
     Columns::new(from, columns, k, words).finish();
 }
 
-/// Packing of the columns of rows, piece by piece, beside something else. A piece is half a packed tile: a group of rows in
-/// sixteen columns; those of one group come one after another.
-pub(super) struct Columns<'a> {
+/// Columns of rows, to be packed in pieces: half a packed tile each, a group of rows in sixteen columns.
+pub(super) struct Pieces<'a> {
     from: Operand<'a>,
     columns: usize,
     k: usize,
+}
+
+impl<'a> Pieces<'a> {
+    /// The columns of `from` \[k, columns\].
+    pub(super) fn new(from: Operand<'a>, columns: usize, k: usize) -> Pieces<'a> {
+        if columns > 0 && k > 0 {
+            check(from, k, columns);
+        }
+        Pieces { from, columns, k }
+    }
+
+    /// Packs a group of rows in some tiles of columns, whose pieces are so many words apart.
+    ///
+    /// # Safety
+    /// There are such a group and tiles, and `to` has the pieces; `order` is [`pair_order`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    #[inline]
+    pub(super) unsafe fn pack(&self, group: usize, tiles: Range<usize>, order: __m512i, to: *mut u32, apart: usize) {
+        let rows = self.k.saturating_sub(group * ROWS).min(ROWS);
+        let from = match rows {
+            0 => Halves { data: &[], stride: 0 },
+            _ => self.from.group(group),
+        };
+        // SAFETY: the group has the rows and columns; the caller's promise.
+        unsafe {
+            for (i, tile) in tiles.enumerate() {
+                let (first, to) = (tile * ROWS, to.add(i * apart));
+                match [rows, (self.columns - first).min(ROWS)] {
+                    [ROWS, ROWS] => pair_up(from, first, order, to),
+                    there => pair_up_part(from, first, there, order, to),
+                }
+            }
+        }
+    }
+}
+
+/// Packing of columns, piece by piece, beside something else. The pieces of a group of rows come one after another.
+pub(super) struct Columns<'a> {
+    pieces: Pieces<'a>,
     words: &'a mut [u32],
     /// Groups of rows, whole K_STEPs, and tiles of columns.
     groups: usize,
@@ -38,15 +80,10 @@ pub(super) struct Columns<'a> {
 impl<'a> Columns<'a> {
     /// Column j of `from` \[k, columns\] is to be column j of `words`.
     pub(super) fn new(from: Operand<'a>, columns: usize, k: usize, words: &'a mut [u32]) -> Columns<'a> {
-        if columns > 0 && k > 0 {
-            check(from, k, columns);
-            assert!(words.len() >= super::packed_len(columns, k));
-        }
+        assert!(words.len() >= super::packed_len(columns, k));
         let tiles = columns.div_ceil(ROWS);
         Columns {
-            from,
-            columns,
-            k,
+            pieces: Pieces::new(from, columns, k),
             words,
             groups: if tiles > 0 {
                 k.next_multiple_of(K_STEP) / ROWS
@@ -91,22 +128,12 @@ impl<'a> Columns<'a> {
     unsafe fn interleave(&mut self, end: usize) {
         // Told the numbers, the compiler makes one slow shuffle of two.
         let order = std::hint::black_box(pair_order());
-        let rows = self.k.saturating_sub(self.group * ROWS).min(ROWS);
-        let from = match rows {
-            0 => Halves { data: &[], stride: 0 },
-            _ => self.from.group(self.group),
-        };
-        let half = ROWS * ROWS / 2;
-        for tile in self.tile..end {
-            let columns = (self.columns - tile * ROWS).min(ROWS);
-            let to = &mut self.words[(tile * self.groups + self.group) * half..][..half];
-            // SAFETY: the group has the rows and columns; `to` has 8 words for each column of 16.
-            unsafe {
-                match (rows, columns) {
-                    (ROWS, ROWS) => pair_up::<true>(from, tile * ROWS, [rows, columns], order, to),
-                    _ => pair_up::<false>(from, tile * ROWS, [rows, columns], order, to),
-                }
-            }
+        let to = &mut self.words[(self.tile * self.groups + self.group) * PIECE..];
+        let apart = self.groups * PIECE;
+        // SAFETY: `new` has seen that the words are there.
+        unsafe {
+            self.pieces
+                .pack(self.group, self.tile..end, order, to.as_mut_ptr(), apart);
         }
     }
 }
@@ -155,33 +182,50 @@ unsafe fn transpose(from: Operand<'_>, columns: usize, k: usize, words: &mut [u3
     }
 }
 
-/// The words of `columns` columns from `first` on, over `rows` rows: 16 of both where WHOLE says so.
+/// The words of 16 columns from `first` on, over 16 rows.
 ///
 /// # Safety
 /// `from` has the rows and columns, `to` half a tile.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
-unsafe fn pair_up<const WHOLE: bool>(
-    from: Halves<'_>,
-    first: usize,
-    [rows, columns]: [usize; 2],
-    order: __m512i,
-    to: &mut [u32],
-) {
-    let there = if WHOLE { u16::MAX } else { ones(columns) as u16 };
-    let row = |at: usize| match WHOLE || at < rows {
+unsafe fn pair_up(from: Halves<'_>, first: usize, order: __m512i, to: *mut u32) {
+    for pair in 0..ROWS / 2 {
+        // SAFETY: both rows are there; pair is one of the eight.
+        unsafe {
+            let row = |at: usize| _mm256_loadu_si256(from.data.as_ptr().add(at * from.stride + first).cast());
+            store_pairs(row(2 * pair), row(2 * pair + 1), order, to.add(pair * ROWS));
+        }
+    }
+}
+
+/// The words of `columns` columns from `first` on, over `rows` rows; those beyond are zero.
+///
+/// # Safety
+/// `from` has the rows and columns, `to` half a tile.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn pair_up_part(from: Halves<'_>, first: usize, [rows, columns]: [usize; 2], order: __m512i, to: *mut u32) {
+    let there = ones(columns) as u16;
+    let row = |at: usize| match at < rows {
         // SAFETY: the group has the row, and the mask leaves out what is beyond the columns.
         true => unsafe { _mm256_maskz_loadu_epi16(there, from.data.as_ptr().add(at * from.stride + first).cast()) },
         false => _mm256_setzero_si256(),
     };
     for pair in 0..ROWS / 2 {
-        let both = _mm512_inserti64x4(_mm512_castsi256_si512(row(2 * pair)), row(2 * pair + 1), 1);
         // SAFETY: pair is one of the eight.
-        unsafe {
-            let to = to.as_mut_ptr().add(pair * ROWS);
-            _mm512_storeu_si512(to.cast(), _mm512_permutexvar_epi16(order, both));
-        }
+        unsafe { store_pairs(row(2 * pair), row(2 * pair + 1), order, to.add(pair * ROWS)) };
     }
+}
+
+/// Stores words of an element of each.
+///
+/// # Safety
+/// `to` has sixteen words.
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+unsafe fn store_pairs(lower: __m256i, upper: __m256i, order: __m512i, to: *mut u32) {
+    let both = _mm512_inserti64x4(_mm512_castsi256_si512(lower), upper, 1);
+    // SAFETY: the caller's promise.
+    unsafe { _mm512_storeu_si512(to.cast(), _mm512_permutexvar_epi16(order, both)) };
 }
 
 /// A mask of the first `count` of 32.

@@ -1,0 +1,175 @@
+//! Products by AMX of no more rows than a tile has, with columns that are packed on the way.
+//!
+//! What is packed is used once. It stays in the first-level cache: two tiles are packed while the two before are multiplied.
+
+use std::arch::asm;
+use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
+
+use super::super::{Acc, Sizes};
+use super::amx::configure;
+use super::pack::{Pieces, pair_order};
+use super::{Fetch, Halves, K_STEP, Operand, ROWS};
+use crate::memory::Line;
+
+/// Words of a packed tile.
+const TILE: usize = ROWS * ROWS;
+/// Tiles of columns that are multiplied together: their rows are whole cache lines.
+const TILES: usize = 2;
+
+/// What is packed: the tiles of one step, and those of the step before. A row of a packed tile is a line.
+type Ring = [[Line; TILES * TILE / ROWS]; 2];
+
+/// acc \[m, n\] = a · b, m up to ROWS, plus what it was unless `fresh`. Meanwhile `fetch` is fetched.
+pub(super) fn gemm(sizes: Sizes, acc: Acc<'_>, a: Halves<'_>, b: Operand<'_>, fresh: bool, mut fetch: Fetch<'_>) {
+    let Sizes { m, n, k } = sizes;
+    let steps = k.div_ceil(K_STEP);
+    assert!(m <= ROWS && a.data.len() >= (ROWS - 1) * a.stride + steps * K_STEP);
+    assert!(acc.data.len() >= (ROWS - 1) * acc.stride + n.next_multiple_of(ROWS));
+    configure();
+    let product = Product {
+        pieces: Pieces::new(b, n, k),
+        a,
+        steps,
+        columns: n.div_ceil(ROWS),
+        sums: acc.data.as_mut_ptr(),
+        stride: acc.stride,
+        fresh,
+    };
+    // SAFETY: AMX implies AVX-512; a and the sums have the tiles.
+    unsafe { product.run(&mut fetch) };
+}
+
+/// A step of tiles of columns that are multiplied together.
+struct Turn {
+    /// The first of the tiles of columns, and how many there are.
+    first: usize,
+    tiles: usize,
+    step: usize,
+    /// Where they are packed.
+    packed: *mut u32,
+}
+
+struct Product<'a> {
+    pieces: Pieces<'a>,
+    a: Halves<'a>,
+    steps: usize,
+    /// Tiles of columns.
+    columns: usize,
+    sums: *mut f32,
+    stride: usize,
+    fresh: bool,
+}
+
+impl Product<'_> {
+    /// # Safety
+    /// AMX is available and configured; a and the sums have the tiles.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn run(&self, fetch: &mut Fetch<'_>) {
+        let mut ring = MaybeUninit::<Ring>::uninit();
+        let ring = ring.as_mut_ptr().cast::<u32>();
+        // Told the numbers, the compiler makes one slow shuffle of two.
+        let order = std::hint::black_box(pair_order());
+        let mut turns = self.columns.div_ceil(TILES) * self.steps;
+        let mut before = None;
+        for first in (0..self.columns).step_by(TILES) {
+            for step in 0..self.steps {
+                let turn = Turn {
+                    first,
+                    tiles: (self.columns - first).min(TILES),
+                    step,
+                    packed: ring.wrapping_add(turns % 2 * TILES * TILE),
+                };
+                // SAFETY: each half of the ring has TILES tiles, which the turn before the last is done with.
+                unsafe { self.pack(&turn, order) };
+                if let Some(before) = before.replace(turn) {
+                    // SAFETY: its tiles are packed; the caller's promise.
+                    unsafe { self.multiply(&before) };
+                }
+                fetch.advance(fetch.left().div_ceil(turns));
+                turns -= 1;
+            }
+        }
+        if let Some(last) = before {
+            // SAFETY: as above.
+            unsafe { self.multiply(&last) };
+        }
+    }
+
+    /// # Safety
+    /// AVX-512 is available; `turn` has room for its tiles.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    #[inline]
+    unsafe fn pack(&self, turn: &Turn, order: __m512i) {
+        let tiles = || turn.first..turn.first + turn.tiles;
+        for half in 0..2 {
+            // SAFETY: a packed tile is two pieces, one after the other.
+            unsafe {
+                let to = turn.packed.add(half * TILE / 2);
+                self.pieces.pack(2 * turn.step + half, tiles(), order, to, TILE);
+            }
+        }
+    }
+
+    /// # Safety
+    /// AMX is configured and the turn's tiles are packed; a and the sums have theirs.
+    #[inline]
+    unsafe fn multiply(&self, turn: &Turn) {
+        let sums = self.sums.wrapping_add(turn.first * ROWS);
+        let two = turn.tiles == TILES;
+        // SAFETY: the caller's promise.
+        unsafe {
+            if turn.step == 0 && self.fresh {
+                asm!("tilezero tmm0", "tilezero tmm1", options(nostack));
+            } else if turn.step == 0 {
+                self.load(sums, two);
+            }
+            asm!(
+                "tileloadd tmm4, [{a} + {a_stride}]",
+                "tileloadd tmm6, [{p} + {p_stride}]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                a = in(reg) self.a.data.as_ptr().add(turn.step * K_STEP),
+                a_stride = in(reg) 2 * self.a.stride,
+                p = in(reg) turn.packed,
+                p_stride = in(reg) 4 * ROWS,
+                options(nostack, readonly),
+            );
+            if two {
+                asm!(
+                    "tileloadd tmm7, [{p} + {p_stride}]",
+                    "tdpbf16ps tmm1, tmm4, tmm7",
+                    p = in(reg) turn.packed.add(TILE),
+                    p_stride = in(reg) 4 * ROWS,
+                    options(nostack, readonly),
+                );
+            }
+            if turn.step + 1 == self.steps {
+                self.store(sums, two);
+            }
+        }
+    }
+
+    /// # Safety
+    /// There are a tile of sums, or two.
+    unsafe fn load(&self, sums: *const f32, two: bool) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            asm!("tileloadd tmm0, [{c} + {s}]", c = in(reg) sums, s = in(reg) 4 * self.stride, options(nostack, readonly));
+            if two {
+                asm!("tileloadd tmm1, [{c} + {s}]", c = in(reg) sums.add(ROWS), s = in(reg) 4 * self.stride, options(nostack, readonly));
+            }
+        }
+    }
+
+    /// # Safety
+    /// There are a tile of sums, or two.
+    unsafe fn store(&self, sums: *mut f32, two: bool) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            asm!("tilestored [{c} + {s}], tmm0", c = in(reg) sums, s = in(reg) 4 * self.stride, options(nostack));
+            if two {
+                asm!("tilestored [{c} + {s}], tmm1", c = in(reg) sums.add(ROWS), s = in(reg) 4 * self.stride, options(nostack));
+            }
+        }
+    }
+}
