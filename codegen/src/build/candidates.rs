@@ -174,7 +174,11 @@ pub(super) fn family(plan: &Plan, region: &Region, dims: &Dims) -> Result<Family
             return Ok(Family::Attention {
                 rows: tokens.saturating_mul(attention.n_heads).max(1),
                 widths: AttentionWidths {
-                    size: cache.dtype.size_bytes(),
+                    // An f32 as the three bf16s that AMX multiplies it as.
+                    size: match cache.dtype {
+                        DType::F32 => 3 * DType::BF16.size_bytes(),
+                        dtype => dtype.size_bytes(),
+                    },
                     key: cache.shape.last().map_or(0, |&dim| number(&Size::one().times(dim))),
                     value: attention.values.len(),
                 },

@@ -16,7 +16,7 @@ pub struct Processor {
 /// What a block of attention holds a row or a key of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct AttentionWidths {
-    /// Bytes of an element.
+    /// Bytes that an element is kept in.
     pub size: usize,
     /// Columns of a key, and of a query.
     pub key: usize,
@@ -101,7 +101,7 @@ mod tests {
             };
             processor.attention(rows, widths(size))
         };
-        assert_eq!([2, 4].map(|size| of(2 << 20, 128, size)), [[128, 256], [128, 256]]);
+        assert_eq!([2, 6].map(|size| of(2 << 20, 128, size)), [[128, 256], [128, 128]]);
         assert_eq!((of(1 << 20, 4096, 2), of(256 << 10, 128, 2)), ([128, 128], [32, 64]));
         assert_eq!(
             (of(2 << 20, 20, 2), of(0, 128, 2), of(0, 1, 4)),

@@ -8,11 +8,12 @@ use crate::convert::Element;
 use crate::error::Fault;
 use crate::expr::{At, Env, MapCode, Scalar};
 use crate::gemm::bf16::{self, Beside, Fetch, Halves, Lent, Operand, Side, Sums};
+use crate::gemm::split::{self, Pairs};
 use crate::gemm::{Acc, Matrix, Sizes, gemm};
 use crate::level::Level;
 use crate::memory::Bound;
 use crate::rows::{Rotation, reduce, rotate, scale_rows, stage};
-use crate::scratch::{Borrowed, Packing, Slot, Work};
+use crate::scratch::{Borrowed, Elements, Packing, Slot, Work};
 use crate::softmax::SoftmaxStep;
 use crate::view::{Transfer, add_rows, borrow, load, look_up, store};
 
@@ -111,6 +112,8 @@ pub(crate) struct LoadStep {
     pub(crate) load: usize,
     /// Rows may stay where they lie.
     pub(crate) borrows: bool,
+    /// A gemm after it that takes its rows as they are and packs columns of them, which is done as they come.
+    pub(crate) next: Option<Box<GemmStep>>,
     /// Nothing else writes these columns of the tile: they keep what they were loaded with, from block to block.
     pub(crate) keeps: bool,
 }
@@ -133,7 +136,7 @@ pub(crate) struct GemmStep {
     pub(crate) b_borrowed: Option<usize>,
     /// The tile of acc where a gemm can begin its sums instead of adding them to zeros.
     pub(crate) begins: Option<usize>,
-    /// Of a gemm of bf16 tiles.
+    /// Of a gemm of halves or pieces.
     pub(crate) packed: Option<PackedOperand>,
     /// A gemm after it that multiplies by the same rows, whose packed operand is made meanwhile.
     pub(crate) next: Option<Box<GemmStep>>,
@@ -331,7 +334,7 @@ impl Block<'_> {
                 self.work.versions[step.tile] += 1;
                 match step.borrows {
                     true => borrow(&step.transfer, &env, self.arena, &mut self.work.borrowed[step.tile])?,
-                    false => load(&step.transfer, self.launch.level, &env, self.arena)?,
+                    false => self.load_and_pack(step)?,
                 }
             }
         };
@@ -348,6 +351,27 @@ impl Block<'_> {
         let ahead = &mut self.work.ahead;
         look_up(&load.transfer, &env, self.arena, &mut ahead.rows);
         ahead.begin(load.transfer.cols.len(), products);
+    }
+
+    /// What was packed of a tile some of whose rows are absent is of no use: a gemm leaves these out.
+    fn load_and_pack(&mut self, step: &LoadStep) -> Result<usize, Fault> {
+        let env = env(self.launch, self.block, &self.work.vars);
+        let level = self.launch.level;
+        let next = step.next.as_deref();
+        let Some((next, packed)) = next.and_then(|next| Some((next, next.packed.as_ref()?))) else {
+            return load(&step.transfer, level, &env, self.arena, None);
+        };
+        let words = &mut bytemuck::cast_slice_mut(&mut self.work.packed)[packed.words.clone()];
+        let packing = Packing {
+            version: self.work.versions[packed.tile],
+            columns: next.acc.cols,
+            depth: next.depth,
+            a_col: 0,
+        };
+        let pairs = Pairs::new(words, [next.b_col, packing.columns], packing.depth);
+        let rows = load(&step.transfer, level, &env, self.arena, Some(pairs))?;
+        self.work.packings[packed.product] = Some(packing).filter(|packing| rows == packing.depth);
+        Ok(rows)
     }
 
     fn gemm(&mut self, step: &GemmStep) -> Result<(), Fault> {
@@ -414,20 +438,16 @@ impl Block<'_> {
             gemm(level, sizes, acc, a, b, layout, &mut self.work.panel);
             return Ok(());
         };
-        let a = Halves {
-            data: &bytemuck::cast_slice(part(a))[a_col..],
-            stride: a.stride,
+        let plane = |slot: Slot, plane: usize, col: usize| Halves {
+            data: &bytemuck::cast_slice(part(slot))[plane * slot.plane() + col..],
+            stride: slot.stride,
         };
         let operand = |col: usize| Operand {
-            tile: Halves {
-                data: &bytemuck::cast_slice(part(b))[col..],
-                stride: b.stride,
-            },
+            tile: plane(b, 0, col),
             lent: step
                 .b_borrowed
                 .map(|tile| lent(self.launch.tensors, &self.work.borrowed[tile], col)),
         };
-        let b = operand(b_col);
         let packing = Packing {
             version: self.work.versions[packed.tile],
             columns: match packed.side {
@@ -449,9 +469,7 @@ impl Block<'_> {
         let Ok([words, next_words]) = words.get_disjoint_mut([packed.words.clone(), next_words]) else {
             return Ok(());
         };
-        if before != Some(packing) {
-            bf16::pack(packed.side, sizes, a, b, layout, words);
-        }
+        let stale = before != Some(packing);
         let beside = next.and_then(|(next, packed)| {
             let packing = Packing {
                 version: self.work.versions[packed.tile],
@@ -460,14 +478,29 @@ impl Block<'_> {
                 a_col: 0,
             };
             let before = self.work.packings[packed.product].replace(packing);
-            let beside = Beside {
-                b: operand(next.b_col),
-                n: packing.columns,
-                k: packing.depth,
-                words: next_words,
-            };
-            Some(beside).filter(|_| before != Some(packing))
+            Some((next.b_col, packing)).filter(|_| before != Some(packing))
         });
+        if b.elements == Elements::Pieces {
+            let planes = |slot, col| [0, 1, 2].map(|i| plane(slot, i, col));
+            let (of_a, of_b) = (planes(a, a_col), planes(b, b_col));
+            if stale {
+                split::pack(packed.side, sizes, of_a, of_b, layout, words);
+            }
+            split::gemm(
+                sizes,
+                split::Sums { acc, fresh },
+                of_a,
+                of_b,
+                layout,
+                packed.side,
+                words,
+            );
+            return Ok(());
+        }
+        let (a, b) = (plane(a, 0, a_col), operand(b_col));
+        if stale {
+            bf16::pack(packed.side, sizes, a, b, layout, words);
+        }
         let lines = match next {
             Some(_) => 0..0,
             None => self.work.ahead.share(),
@@ -476,7 +509,12 @@ impl Block<'_> {
             acc,
             transposed,
             fresh,
-            beside,
+            beside: beside.map(|(col, packing)| Beside {
+                b: operand(col),
+                n: packing.columns,
+                k: packing.depth,
+                words: next_words,
+            }),
             fetch: Fetch {
                 rows: lent(self.launch.tensors, &self.work.ahead.rows, 0),
                 lines,

@@ -14,11 +14,11 @@ use crate::addends::{Weighted, addends};
 use crate::block::{GemmStep, LoadStep, PackedOperand, Step};
 use crate::convert::Element;
 use crate::expr::{Kind, MapCode, Names, Scalar, kind};
-use crate::gemm::{PACKED, bf16};
+use crate::gemm::{PACKED, bf16, split};
 use crate::kernel::{CpuKernel, Options, TensorParam};
 use crate::place::{Places, in_one};
 use crate::rows::Rotation;
-use crate::scratch::{Needs, Slot};
+use crate::scratch::{Elements, Needs, Slot};
 use crate::softmax::SoftmaxStep;
 use crate::view::{Transfer, ViewCode};
 use crate::{CpuError, Level, uses};
@@ -96,17 +96,36 @@ fn element(program: &TileProgram, name: &str, dtype: DType) -> Result<Element, C
     Element::of(dtype).ok_or_else(unsupported)
 }
 
-/// Lets a gemm whose product stays transposed pack what a later one of the same body makes of the same rows: packing and AMX
-/// use different parts of a processor.
-fn pack_ahead(steps: &mut [Step]) {
-    fn gemm(step: &Step) -> Option<&GemmStep> {
-        match step {
-            Step::Gemm(step) => Some(step),
-            _ => None,
+fn gemm(step: &Step) -> Option<&GemmStep> {
+    match step {
+        Step::Gemm(step) => Some(step),
+        _ => None,
+    }
+}
+
+/// Lets the load of a tile of pieces pack what a later gemm of the same body makes of its rows.
+fn pack_loaded(steps: &mut [Step]) {
+    for i in 0..steps.len() {
+        let Step::Load(load) = &steps[i] else { continue };
+        let tile = load.transfer.tile;
+        let whole = load.transfer.cols == (0..tile.cols) && tile.rows.is_multiple_of(bf16::K_STEP);
+        let packs = |next: &&GemmStep| {
+            let starts = matches!(next.a_start, Scalar::Const(0)) && next.layout == BLayout::Kn;
+            starts && next.b == tile && tile.elements == Elements::Pieces && whole
+        };
+        let next = steps[i + 1..].iter().filter_map(gemm).find(packs).cloned();
+        if let Step::Load(load) = &mut steps[i] {
+            load.next = next.map(Box::new);
         }
     }
+}
+
+/// Lets a gemm of halves whose product stays transposed pack what a later one of the same body makes of the same rows: packing
+/// and AMX use different parts of a processor.
+fn pack_ahead(steps: &mut [Step]) {
     for i in 0..steps.len() {
-        let Some(step) = gemm(&steps[i]).filter(|step| step.acc.transposed) else {
+        let halves = |step: &&GemmStep| step.b.elements == Elements::Halves;
+        let Some(step) = gemm(&steps[i]).filter(|step| step.acc.transposed).filter(halves) else {
             continue;
         };
         let side = |next: &GemmStep| next.packed.as_ref().map(|packed| packed.side);
@@ -245,6 +264,7 @@ impl Compiler<'_> {
             }
         }
         pack_ahead(&mut steps);
+        pack_loaded(&mut steps);
         Ok(steps)
     }
 
@@ -306,6 +326,7 @@ impl Compiler<'_> {
                 tile: dst.0,
                 load: self.next_load(),
                 borrows: self.borrows[dst.0],
+                next: None,
                 keeps: self.keeps(*dst) && matches!(src.rows, Rows::Strided { .. }) && src.mask.is_none(),
             })),
             Stmt::Store { dst, src, cols } => Step::Store {
@@ -475,10 +496,10 @@ impl Compiler<'_> {
     /// Whether a gemm can write its sums instead of adding them to zeros.
     fn can_begin(&self, [acc, a, b]: [TileId; 3], layout: BLayout) -> bool {
         let straight = self.slot(acc).transposed || self.packed_side([acc, a, b], layout) != bf16::Side::A;
-        self.level == Level::Amx && self.slot(b).halves && straight
+        self.level == Level::Amx && self.slot(b).elements != Elements::Floats && straight
     }
 
-    /// The operand that a gemm of bf16 tiles packs.
+    /// The operand that a gemm of halves or pieces packs.
     fn packed_side(&self, [acc, a, b]: [TileId; 3], layout: BLayout) -> bf16::Side {
         let acc = self.slot(acc);
         let stays = match self.writes[a.0].loops.cmp(&self.writes[b.0].loops) {
@@ -486,9 +507,10 @@ impl Compiler<'_> {
             Ordering::Equal => None,
             Ordering::Greater => Some(bf16::Side::B),
         };
-        match acc.transposed {
-            true => bf16::Side::A,
-            false => bf16::packed_side(self.level, layout, acc.rows, stays),
+        match (acc.transposed, self.slot(b).elements) {
+            (true, _) => bf16::Side::A,
+            (false, Elements::Pieces) => bf16::Side::B,
+            (false, _) => bf16::packed_side(self.level, layout, acc.rows, stays),
         }
     }
 
@@ -511,9 +533,10 @@ impl Compiler<'_> {
         }))
     }
 
-    /// Room for the packed operand of a gemm of bf16 tiles.
+    /// Room for the packed operand of a gemm of halves or pieces.
     fn packed(&mut self, [acc, a, b]: [TileId; 3], layout: BLayout) -> Option<PackedOperand> {
-        if !self.slot(b).halves {
+        let elements = self.slot(b).elements;
+        if elements == Elements::Floats {
             return None;
         }
         let ([m, n], depth) = (self.slot(acc).shape(), self.slot(a).cols);
@@ -524,7 +547,10 @@ impl Compiler<'_> {
             bf16::Side::Neither => (b, 0),
         };
         let start = self.needs.packed;
-        self.needs.packed += bf16::packed_len(columns, depth);
+        self.needs.packed += match elements {
+            Elements::Pieces => split::packed_len(layout, side, columns, depth),
+            _ => bf16::packed_len(columns, depth),
+        };
         self.needs.products += 1;
         Some(PackedOperand {
             product: self.needs.products - 1,

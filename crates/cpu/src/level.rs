@@ -82,6 +82,11 @@ impl Level {
         self >= Level::Avx512Bf16
     }
 
+    /// Whether f32 tiles with enough rows are multiplied as the bf16s that their elements are sums of.
+    pub(crate) fn splits_f32(self) -> bool {
+        self == Level::Amx
+    }
+
     /// Runs a loop compiled for this level. The level must be available: [`crate::CpuKernel::prepare`] refuses others.
     pub(crate) fn run<L: Loop>(self, work: L) -> L::Output {
         #[cfg(target_arch = "x86_64")]

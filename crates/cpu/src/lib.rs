@@ -7,7 +7,7 @@
 //! What must hold, and where it is kept:
 //! - every access to a [`CpuBuffer`] is checked against its length;
 //! - the same inputs give bitwise the same outputs whatever the number of threads: a block's work never depends on another
-//!   block, each gemm element is one chain over k in ascending order, each row sum has one fixed tree;
+//!   block, each gemm element is one chain over k in ascending order, or over steps of it, each row sum has one fixed tree;
 //! - `unsafe` stands in `memory` and `binding` (shared stores, parts of one memory), `level` (calling code compiled
 //!   for a feature), `peak` (the same) and the micro-kernels under `gemm` and `softmax`.
 //!

@@ -6,10 +6,21 @@ pub(crate) fn mul_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
+/// The Taylor series of 2^f = exp(f ln 2), from the constant on; its remainder on |f| <= 1/2 is 6e-9.
+pub(crate) const EXP2: [f32; 8] = [
+    1.0,
+    std::f32::consts::LN_2,
+    2.402_265e-1,
+    5.550_411e-2,
+    9.618_129e-3,
+    1.333_355_8e-3,
+    1.540_353e-4,
+    1.525_273_4e-5,
+];
+
 /// 2^x to about 1 ulp, subnormal results included; 2^-inf is 0, 2^NaN is NaN.
 ///
-/// x = n + f with n the nearest integer; 2^f is the Taylor series of exp(f ln 2) to degree 7, whose remainder on
-/// |f| <= 1/2 is 6e-9; the factor 2^n is applied in two halves so that neither over- nor underflows alone.
+/// x = n + f with n the nearest integer; the factor 2^n is applied in two halves so that neither over- nor underflows alone.
 #[inline(always)]
 pub(crate) fn exp2<const FMA: bool>(x: f32) -> f32 {
     // Adding and subtracting 1.5 · 2^23 rounds to an integer, and leaves that integer in the low bits of the sum.
@@ -18,14 +29,10 @@ pub(crate) fn exp2<const FMA: bool>(x: f32) -> f32 {
     let shifted = clamped + ROUND;
     let n = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
     let f = clamped - (shifted - ROUND);
-    let mut p = 1.525_273_4e-5;
-    p = mul_add::<FMA>(p, f, 1.540_353e-4);
-    p = mul_add::<FMA>(p, f, 1.333_355_8e-3);
-    p = mul_add::<FMA>(p, f, 9.618_129e-3);
-    p = mul_add::<FMA>(p, f, 5.550_411e-2);
-    p = mul_add::<FMA>(p, f, 2.402_265e-1);
-    p = mul_add::<FMA>(p, f, std::f32::consts::LN_2);
-    p = mul_add::<FMA>(p, f, 1.0);
+    let [.., mut p] = EXP2;
+    for term in EXP2.into_iter().rev().skip(1) {
+        p = mul_add::<FMA>(p, f, term);
+    }
     let half = n >> 1;
     let result = p * power_of_two(half) * power_of_two(n.wrapping_sub(half));
     if x.is_nan() { x } else { result }

@@ -23,8 +23,8 @@ pub struct Peak {
 }
 
 impl Peak {
-    /// The loop of the widest instructions with which a kernel may multiply elements of `dtype` at `level`: AMX for bf16 where the
-    /// level has it, else f32 multiply-adds in vectors.
+    /// The loop of the widest instructions with which a kernel may multiply elements of `dtype` at `level`: AMX where the level has
+    /// it, for f32 six products of bf16s for one of them; else f32 multiply-adds in vectors.
     ///
     /// # Panics
     /// Where this processor lacks the level.
@@ -36,6 +36,11 @@ impl Peak {
                 name: "bf16 tiles of AMX",
                 flops_per_round: 4 * 2 * (ROWS * ROWS * K_STEP) as u64,
                 run: tiles,
+            },
+            (Level::Amx, DType::F32) => Peak {
+                name: "f32 as bf16 tiles of AMX",
+                flops_per_round: 4 * 2 * (ROWS * ROWS * K_STEP) as u64,
+                run: |rounds| tiles(6 * rounds),
             },
             (Level::Portable, _) => portable_peak(),
             (Level::Avx2, _) => of_lanes("f32 vectors of AVX2", 8, avx2),
@@ -204,9 +209,11 @@ mod tests {
     #[test]
     fn tiles_do_more_than_vectors() {
         if Level::Amx.is_available() {
-            let [tiles, vectors] = [DType::BF16, DType::F32].map(|dtype| Peak::of(Level::Amx, dtype));
-            assert!(tiles.flops_per_round > vectors.flops_per_round);
-            assert_ne!(tiles.name, vectors.name);
+            for dtype in [DType::BF16, DType::F32] {
+                let [tiles, vectors] = [Level::Amx, Level::Avx512].map(|level| Peak::of(level, dtype));
+                assert!(tiles.flops_per_round > vectors.flops_per_round);
+                assert_ne!(tiles.name, vectors.name);
+            }
         }
     }
 }

@@ -4,8 +4,8 @@
 use mlafuse_codegen::tile::{BLayout, Expr, Softmax, Space, Stmt, Tile, TileId, TileProgram};
 use mlafuse_tensor::DType;
 
-use crate::gemm::bf16;
-use crate::scratch::Slot;
+use crate::gemm::{bf16, split};
+use crate::scratch::{Elements, Slot};
 use crate::{CpuError, Level};
 
 /// f32 of scratch a thread beyond which a program is refused: 4 GiB, a thousand times what a useful one needs.
@@ -27,9 +27,9 @@ impl Places {
     /// # Errors
     /// [`CpuError::TileSize`] for a tile that no scratch holds.
     pub(crate) fn new(program: &TileProgram, level: Level) -> Result<Places, CpuError> {
-        let halves = halves(program, level);
+        let elements = elements(program, level);
         let transposed = match level {
-            Level::Amx => transposed(program, &halves),
+            Level::Amx => transposed(program, &elements),
             _ => vec![false; program.tiles.len()],
         };
         let (mut slots, mut arena) = (Vec::with_capacity(program.tiles.len()), 0usize);
@@ -40,10 +40,10 @@ impl Places {
                 rows: tile.rows,
                 cols: tile.cols,
             };
-            let slot = match (halves[i], transposed[i]) {
-                (true, _) => Slot::of_halves(arena, tile.rows, tile.cols),
-                (_, true) => Slot::of_transpose(arena, tile.rows, tile.cols),
-                _ => Slot::new(arena, tile.rows, tile.cols, tile.form.is_vector()),
+            let slot = match (elements[i], transposed[i]) {
+                (Elements::Floats, true) => Slot::of_transpose(arena, tile.rows, tile.cols),
+                (Elements::Floats, false) => Slot::new(arena, tile.rows, tile.cols, tile.form.is_vector()),
+                (elements, _) => Slot::of_halves(arena, tile.rows, tile.cols, elements),
             };
             let slot = slot.ok_or_else(too_large)?;
             arena = arena
@@ -52,59 +52,74 @@ impl Places {
                 .ok_or_else(too_large)?;
             slots.push(slot);
         }
-        let borrows = borrows(program, &halves);
+        let borrows = borrows(program, &elements);
         Ok(Places { slots, arena, borrows })
     }
 }
 
-/// The tiles that are kept as bf16 bits: shared ones of that type which are only filled and multiplied, where the level
-/// multiplies them so.
-fn halves(program: &TileProgram, level: Level) -> Vec<bool> {
-    let mut halves: Vec<bool> = program
+/// What is kept of each tile's elements. Shared ones that are only filled and multiplied are kept as the level multiplies
+/// them: bf16 as its bits; f32, where that pays, as pieces.
+fn elements(program: &TileProgram, level: Level) -> Vec<Elements> {
+    let of_tile = |tile: &Tile| match tile.dtype {
+        DType::BF16 if level.multiplies_bf16() => Elements::Halves,
+        DType::F32 if level.splits_f32() => Elements::Pieces,
+        _ => Elements::Floats,
+    };
+    let mut elements: Vec<Elements> = program
         .tiles
         .iter()
-        .map(|tile| level.multiplies_bf16() && tile.space == Space::Shared && tile.dtype == DType::BF16)
+        .map(|tile| match tile.space {
+            Space::Shared => of_tile(tile),
+            Space::Fragment => Elements::Floats,
+        })
         .collect();
     let mut pairs = Vec::new();
-    other_uses(program, &program.body, &mut halves, &mut pairs);
+    other_uses(program, &program.body, &mut elements, &mut pairs);
     // A gemm takes both or none.
-    while let Some(&[a, b]) = pairs.iter().find(|[a, b]| halves[a.0] != halves[b.0]) {
-        (halves[a.0], halves[b.0]) = (false, false);
+    while let Some(&[a, b]) = pairs.iter().find(|[a, b]| elements[a.0] != elements[b.0]) {
+        (elements[a.0], elements[b.0]) = (Elements::Floats, Elements::Floats);
     }
-    halves
+    elements
 }
 
-/// Strikes out the tiles that something else than a load, a stage to them and a gemm uses; collects the gemms' operands. Rows
-/// are multiplied in whole K_STEPs: a gemm of a part of them must not find what it does not multiply in its last step.
-fn other_uses(program: &TileProgram, body: &[Stmt], halves: &mut [bool], pairs: &mut Vec<[TileId; 2]>) {
+/// Makes floats of the tiles that something else than a load, a stage to them and a gemm uses, or a gemm of few sums; collects
+/// the gemms' operands. Rows are multiplied in whole K_STEPs: a gemm of a part of them must not find what it does not multiply
+/// in its last step.
+fn other_uses(program: &TileProgram, body: &[Stmt], elements: &mut [Elements], pairs: &mut Vec<[TileId; 2]>) {
     for stmt in body {
         match stmt {
-            Stmt::For { body, .. } | Stmt::If { body, .. } => other_uses(program, body, halves, pairs),
+            Stmt::For { body, .. } | Stmt::If { body, .. } => other_uses(program, body, elements, pairs),
             Stmt::Gemm {
+                acc,
                 a,
                 a_start,
                 b,
                 layout,
                 b_cols,
-                ..
             } => {
                 pairs.push([*a, *b]);
                 let depth = layout.depth(program.tile(*b), b_cols);
                 let whole_a = *a_start == Expr::Int(0) && depth == program.tile(*a).cols;
                 let whole_b = *layout == BLayout::Kn || *b_cols == (0..program.tile(*b).cols);
-                if !(depth.is_multiple_of(bf16::K_STEP) || whole_a && whole_b) {
-                    (halves[a.0], halves[b.0]) = (false, false);
+                let steps = depth.is_multiple_of(bf16::K_STEP) || whole_a && whole_b;
+                let few = elements[b.0] == Elements::Pieces && !split::pays(program.tile(*acc));
+                if few || !steps {
+                    (elements[a.0], elements[b.0]) = (Elements::Floats, Elements::Floats);
                 }
             }
-            Stmt::Rotate { src, cos, sin, .. } => [src, cos, sin].iter().for_each(|tile| halves[tile.0] = false),
+            Stmt::Rotate { src, cos, sin, .. } => {
+                [src, cos, sin]
+                    .iter()
+                    .for_each(|tile| elements[tile.0] = Elements::Floats);
+            }
             _ => {}
         }
     }
 }
 
-/// Scores that gemms make of b \[n, k\], bf16 bits, and a softmax uses up: the product is of b's rows as they lie, and the
+/// Scores that gemms make of b \[n, k\], halves or pieces, and a softmax uses up: the product is of b's rows as they lie, and the
 /// softmax works on many rows at a time.
-fn transposed(program: &TileProgram, halves: &[bool]) -> Vec<bool> {
+fn transposed(program: &TileProgram, elements: &[Elements]) -> Vec<bool> {
     fn find(body: &[Stmt], halves: &[bool], scores: &mut [bool]) {
         for stmt in body {
             match stmt {
@@ -138,9 +153,10 @@ fn transposed(program: &TileProgram, halves: &[bool]) -> Vec<bool> {
             }
         }
     }
+    let halves: Vec<bool> = elements.iter().map(|&elements| elements != Elements::Floats).collect();
     let mut scores = vec![false; program.tiles.len()];
-    find(&program.body, halves, &mut scores);
-    strike(&program.body, halves, &mut scores);
+    find(&program.body, &halves, &mut scores);
+    strike(&program.body, &halves, &mut scores);
     scores
 }
 
@@ -151,7 +167,7 @@ pub(crate) fn in_one(step: &Softmax) -> bool {
 
 /// The tiles of bf16 bits whose rows may stay in device memory: each load is of a whole tile, and gemms alone read it, as
 /// their b. Its columns are whole K_STEPs, so that a row in memory may be read as far as one in the tile.
-fn borrows(program: &TileProgram, halves: &[bool]) -> Vec<bool> {
+fn borrows(program: &TileProgram, elements: &[Elements]) -> Vec<bool> {
     fn strike(program: &TileProgram, body: &[Stmt], borrows: &mut [bool]) {
         for stmt in body {
             match stmt {
@@ -163,8 +179,9 @@ fn borrows(program: &TileProgram, halves: &[bool]) -> Vec<bool> {
             }
         }
     }
-    let whole = |(tile, &halves): (&Tile, &bool)| halves && tile.cols.is_multiple_of(bf16::K_STEP);
-    let mut borrows = program.tiles.iter().zip(halves).map(whole).collect::<Vec<bool>>();
+    let whole =
+        |(tile, &elements): (&Tile, &Elements)| elements == Elements::Halves && tile.cols.is_multiple_of(bf16::K_STEP);
+    let mut borrows = program.tiles.iter().zip(elements).map(whole).collect::<Vec<bool>>();
     strike(program, &program.body, &mut borrows);
     borrows
 }

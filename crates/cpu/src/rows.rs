@@ -3,8 +3,9 @@
 use mlafuse_codegen::tile::{Pairing, ReduceOp};
 
 use crate::convert::{Element, bf16_row, round_row};
+use crate::gemm::split;
 use crate::level::{Level, Loop};
-use crate::scratch::Slot;
+use crate::scratch::{Elements, Slot};
 
 /// Partial results of a row: sixteen, whatever the level, so that a sum's order is always the same.
 const LANES: usize = 16;
@@ -76,12 +77,18 @@ pub(crate) fn stage(level: Level, dst: Slot, src: Slot, element: Element, arena:
     let Ok([to, from]) = arena.get_disjoint_mut([dst.range(), src.range()]) else {
         return;
     };
-    if dst.halves {
+    if dst.elements != Elements::Floats {
         let to: &mut [u16] = bytemuck::cast_slice_mut(to);
         for row in 0..src.rows {
-            let to = &mut to[row * dst.stride..][..dst.stride];
-            bf16_row(level, &from[row * src.stride..][..src.cols], &mut to[..src.cols]);
-            to[src.cols..].fill(0);
+            let from = &from[row * src.stride..][..src.cols];
+            let first = row * dst.stride;
+            match dst.elements {
+                Elements::Pieces => split::row(from, &mut to[first..], dst.plane()),
+                _ => bf16_row(level, from, &mut to[first..][..src.cols]),
+            }
+            for plane in 0..dst.elements.planes() {
+                to[first + plane * dst.plane()..][..dst.stride][src.cols..].fill(0);
+            }
         }
         return;
     }

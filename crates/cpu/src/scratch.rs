@@ -5,11 +5,34 @@ use std::ops::Range;
 
 use crate::expr::Registers;
 use crate::gemm::bf16::{Ahead, ROWS};
+use crate::gemm::split::PIECES;
 use crate::memory::{Line, ZEROS, filled};
 use crate::view::Place;
 
 /// f32 past the end of every slot, so that a vector that starts inside a row may be read whole.
 const SLACK: usize = 64;
+
+/// What a slot holds of each element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Elements {
+    /// An f32.
+    Floats,
+    /// A bf16's bits, two in each f32's place.
+    Halves,
+    /// The bits of the three bf16s that an f32 is the sum of, in a plane of such halves each.
+    Pieces,
+}
+
+impl Elements {
+    /// Planes of halves.
+    pub(crate) fn planes(self) -> usize {
+        match self {
+            Elements::Floats => 0,
+            Elements::Halves => 1,
+            Elements::Pieces => PIECES,
+        }
+    }
+}
 
 /// The place of a tile in the arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,8 +45,7 @@ pub(crate) struct Slot {
     pub(crate) stride: usize,
     /// f32 of the arena, padding and slack included.
     pub(crate) len: usize,
-    /// Its elements are bf16 bits, two in each f32's place, and not f32.
-    pub(crate) halves: bool,
+    pub(crate) elements: Elements,
     /// It holds the transpose of the tile: rows and columns here are the other way round.
     pub(crate) transposed: bool,
 }
@@ -53,7 +75,7 @@ impl Slot {
             cols,
             stride,
             len,
-            halves: false,
+            elements: Elements::Floats,
             transposed: false,
         })
     }
@@ -66,20 +88,21 @@ impl Slot {
         })
     }
 
-    /// The slot of a matrix of bf16 bits at `start`: rows are whole cache lines, as above.
-    pub(crate) fn of_halves(start: usize, rows: usize, cols: usize) -> Option<Slot> {
+    /// The slot of a matrix of halves or pieces at `start`: rows are whole cache lines, as above.
+    pub(crate) fn of_halves(start: usize, rows: usize, cols: usize, elements: Elements) -> Option<Slot> {
         let stride = match cols.checked_next_multiple_of(32)? {
             padded if padded.is_multiple_of(256) => padded.checked_add(32)?,
             padded => padded,
         };
-        let halves = rows.checked_next_multiple_of(ROWS)?.checked_mul(stride)?;
+        let plane = rows.checked_next_multiple_of(ROWS)?.checked_mul(stride)?;
+        let halves = plane.checked_mul(elements.planes())?;
         Some(Slot {
             start,
             rows,
             cols,
             stride,
             len: (halves / 2).checked_add(SLACK)?,
-            halves: true,
+            elements,
             transposed: false,
         })
     }
@@ -90,6 +113,11 @@ impl Slot {
             true => [self.cols, self.rows],
             false => [self.rows, self.cols],
         }
+    }
+
+    /// Halves from one plane to the next.
+    pub(crate) fn plane(&self) -> usize {
+        self.rows.next_multiple_of(ROWS) * self.stride
     }
 
     /// All its elements.
@@ -120,13 +148,13 @@ pub(crate) struct Needs {
     pub(crate) line: usize,
     /// f32 of a packed panel group of a gemm.
     pub(crate) panel: usize,
-    /// Words of the packed operands of the gemms of bf16 tiles.
+    /// Words of the packed operands of the gemms of halves and pieces.
     pub(crate) packed: usize,
     /// Tiles.
     pub(crate) tiles: usize,
     /// Loads to tiles.
     pub(crate) loads: usize,
-    /// Gemms of bf16 tiles.
+    /// Gemms of halves and pieces.
     pub(crate) products: usize,
 }
 
@@ -144,13 +172,13 @@ pub(crate) struct Work {
     pub(crate) present: Vec<usize>,
     pub(crate) registers: Registers,
     pub(crate) panel: Vec<f32>,
-    /// The packed operands of the gemms of bf16 tiles; a row of a packed tile is a line.
+    /// The packed operands of the gemms of halves and pieces; a row of a packed tile is a line.
     pub(crate) packed: Vec<Line>,
     /// By tile: whether it is zeros that are not written yet.
     pub(crate) blank: Vec<bool>,
     /// By tile: how often it has been written.
     pub(crate) versions: Vec<u64>,
-    /// By gemm of bf16 tiles: what it has packed.
+    /// By gemm of halves or pieces: what it has packed.
     pub(crate) packings: Vec<Option<Packing>>,
     /// By load: what it brought last and how many rows of it are there, where its columns of the tile have that still.
     pub(crate) loaded: Vec<Option<(Place, usize)>>,

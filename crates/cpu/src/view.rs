@@ -7,12 +7,16 @@ use mlafuse_codegen::tile::{Rows, View};
 use crate::convert::{Element, add_row, copy_halves, read_row, read_strided, store_row};
 use crate::error::Fault;
 use crate::expr::{At, Env, Names, Scalar, load_int};
-use crate::gemm::bf16::ROWS;
+use crate::gemm::bf16::{Halves, ROWS};
+use crate::gemm::split::{self, Pairs};
 use crate::kernel::TensorParam;
 use crate::level::Level;
 use crate::memory::Bound;
 use crate::rows::scale_row;
-use crate::scratch::{Borrowed, Slot};
+use crate::scratch::{Borrowed, Elements, Slot};
+
+/// Elements that are gathered, and then split, at a time.
+const PIECE: usize = 256;
 
 /// A compiled view.
 #[derive(Clone, Debug)]
@@ -277,6 +281,29 @@ impl Resolved<'_> {
         }
     }
 
+    /// The neighbours of element `first` in a row, as many as `out` has.
+    fn read(&self, level: Level, bytes: &[u8], first: usize, out: &mut [f32]) {
+        let (element, size) = (self.code.element, self.code.element.size());
+        let apart = self.col_stride.unsigned_abs() as usize;
+        match self.col_stride {
+            1 => read_row(level, element, &bytes[first * size..(first + out.len()) * size], out),
+            0.. => read_strided(element, &bytes[first * size..], apart * size, out),
+            _ => {
+                let last = first - (out.len() - 1) * apart;
+                read_strided(element, &bytes[last * size..], apart * size, out);
+                out.reverse();
+            }
+        }
+    }
+
+    /// The columns that are there from element `first` on, where they are f32 and neighbours.
+    fn floats<'b>(&self, bytes: &'b [u8], first: usize) -> Option<&'b [f32]> {
+        let neighbours = self.col_stride == 1 && self.code.element == Element::F32;
+        let row = bytes[first * size_of::<f32>()..].get(..self.present * size_of::<f32>());
+        row.filter(|_| neighbours)
+            .and_then(|row| bytemuck::try_cast_slice(row).ok())
+    }
+
     /// How many rows from tile row `i` on are there and lie [`Resolved::stride`] apart.
     fn run(&self, i: usize) -> i64 {
         match self.rows {
@@ -354,17 +381,25 @@ impl Transfer {
     }
 }
 
-/// Loads; what is not there becomes zero. Gives the number of leading tile rows beyond which no row was there.
-pub(crate) fn load(t: &Transfer, level: Level, env: &Env<'_>, arena: &mut [f32]) -> Result<usize, Fault> {
+/// Loads; what is not there becomes zero. Gives the number of leading tile rows beyond which no row was there. Rows that are split
+/// are packed to `pairs` meanwhile.
+pub(crate) fn load(
+    t: &Transfer,
+    level: Level,
+    env: &Env<'_>,
+    arena: &mut [f32],
+    pairs: Option<Pairs<'_>>,
+) -> Result<usize, Fault> {
     let view = t.view.resolve(env, t.cols.len())?;
     let bytes = bytes_of(t, env);
-    if t.tile.halves {
-        return load_halves(t, &view, bytes, 0..t.tile.rows, arena);
+    match t.tile.elements {
+        Elements::Floats => {}
+        Elements::Halves => return load_halves(t, &view, bytes, 0..t.tile.rows, arena),
+        Elements::Pieces => return load_pieces(t, level, &view, bytes, arena, pairs),
     }
     if let Some(rows) = load_vector(t, level, &view, bytes, arena)? {
         return Ok(rows);
     }
-    let (element, size) = (t.view.element, t.view.element.size());
     let mut rows = 0;
     for i in 0..t.tile.rows {
         let first = view.first(i, arena)?;
@@ -376,25 +411,7 @@ pub(crate) fn load(t: &Transfer, level: Level, env: &Env<'_>, arena: &mut [f32])
         rows = i + 1;
         let (there, beyond) = to.split_at_mut(view.present);
         beyond.fill(0.0);
-        match view.col_stride {
-            1 => read_row(
-                level,
-                element,
-                &bytes[first * size..(first + view.present) * size],
-                there,
-            ),
-            step if step >= 0 => read_strided(element, &bytes[first * size..], step as usize * size, there),
-            step => {
-                let last = first - (view.present - 1) * step.unsigned_abs() as usize;
-                read_strided(
-                    element,
-                    &bytes[last * size..],
-                    step.unsigned_abs() as usize * size,
-                    there,
-                );
-                there.reverse();
-            }
-        }
+        view.read(level, bytes, first, there);
     }
     Ok(rows)
 }
@@ -523,6 +540,54 @@ fn load_halves(
         } else {
             copy_halves(&bytes[2 * (first - (view.present - 1) * step)..], 2 * step, there);
             there.reverse();
+        }
+    }
+    Ok(rows)
+}
+
+/// [`load`] to a tile of pieces. Also zeroes what a row has beyond the tile's columns, which a gemm reads.
+fn load_pieces(
+    t: &Transfer,
+    level: Level,
+    view: &Resolved<'_>,
+    bytes: &[u8],
+    arena: &mut [f32],
+    mut pairs: Option<Pairs<'_>>,
+) -> Result<usize, Fault> {
+    let mut rows = 0;
+    let last = t.cols.end == t.tile.cols;
+    let end = if last { t.tile.stride } else { t.cols.end };
+    let (plane, mut piece) = (t.tile.plane(), [0.0; PIECE]);
+    for i in 0..t.tile.rows {
+        let first = view.first(i, arena)?;
+        let tile: &mut [u16] = bytemuck::cast_slice_mut(&mut arena[t.tile.range()]);
+        let to = &mut tile[i * t.tile.stride..];
+        let mut there = 0;
+        if let Some(first) = first {
+            (rows, there) = (i + 1, view.present);
+            let to = &mut to[t.cols.start..];
+            match view.floats(bytes, first) {
+                Some(row) => split::row(row, to, plane),
+                None => {
+                    for start in (0..there).step_by(PIECE) {
+                        let piece = &mut piece[..PIECE.min(there - start)];
+                        let at = first as i64 + start as i64 * view.col_stride;
+                        view.read(level, bytes, at as usize, piece);
+                        split::row(piece, &mut to[start..], plane);
+                    }
+                }
+            }
+        }
+        for of_plane in to.chunks_mut(plane).take(split::PIECES) {
+            of_plane[t.cols.start + there..end].fill(0);
+        }
+        if let (Some(pairs), 1) = (&mut pairs, i % 2) {
+            let stride = t.tile.stride;
+            let planes = [0, 1, 2].map(|piece| Halves {
+                data: &tile[piece * plane..],
+                stride,
+            });
+            pairs.pack(i - 1, planes);
         }
     }
     Ok(rows)

@@ -1,4 +1,4 @@
-//! acc += a · b on f32 tiles; [`bf16`] has those of bf16.
+//! acc += a · b on f32 tiles; [`bf16`] has those of bf16, [`split`] those of f32 tiles with many rows, by AMX.
 //!
 //! k is cut into pieces of [`K_PIECE`], n into panels of [`PANEL`] columns; a micro-kernel holds up to six rows of one panel
 //! (or one row of four panels; with AVX-512 six rows of four) of `acc` in registers. b \[n, k\] is packed to panels, a group of four at a time; b \[k, n\]
@@ -11,6 +11,7 @@ mod avx2;
 mod avx512;
 pub(crate) mod bf16;
 mod portable;
+pub(crate) mod split;
 
 use mlafuse_codegen::tile::BLayout;
 

@@ -4,11 +4,14 @@ use std::arch::x86_64::*;
 
 use super::{SoftmaxStep, Tiles};
 use crate::gemm::bf16::{K_STEP, ROWS, pair_order, transposed};
+use crate::gemm::split::{PIECES, joined, pieces};
+use crate::math;
+use crate::scratch::Elements;
 
 /// Words of a tile of weights: pairs of keys.
 const PAIRS: usize = K_STEP / 2;
 
-/// 2^f on 0..1 to 2.1e-7, from the constant on.
+/// 2^f on 0..1 to 2.1e-7, from the constant on: enough for weights that are rounded to bf16.
 const EXP2: [f32; 6] = [
     1.0,
     0.693_147_6,
@@ -18,14 +21,14 @@ const EXP2: [f32; 6] = [
     0.001_788_368_7,
 ];
 
-/// Runs a step whose weights are bf16 bits; the level has AVX-512 with bf16.
+/// Runs a step whose weights are halves or pieces; the level has AVX-512 with bf16.
 pub(super) fn run(step: &SoftmaxStep, first: i64, tiles: Tiles<'_>) {
     let (keys, rows) = (step.scores.rows, step.scores.cols);
     let weights: &mut [u16] = bytemuck::cast_slice_mut(tiles.weights);
     let stride = step.weights.stride;
     assert!(keys > 0 && rows > 0 && stride >= keys.next_multiple_of(K_STEP));
     assert!(tiles.scores.len() >= (keys - 1) * step.scores.stride + rows.next_multiple_of(ROWS));
-    assert!(weights.len() >= rows * stride);
+    assert!(weights.len() >= (step.weights.elements.planes() - 1) * step.weights.plane() + rows * stride);
     let vectors = [tiles.visible, &*tiles.max, &*tiles.sum, &*tiles.decay];
     assert!(vectors.iter().all(|vector| vector.len() >= rows));
     for row in (0..rows).step_by(ROWS) {
@@ -43,8 +46,18 @@ pub(super) fn run(step: &SoftmaxStep, first: i64, tiles: Tiles<'_>) {
             sum: &mut tiles.sum[row..],
             decay: &mut tiles.decay[row..],
         };
+        let weights = Weights {
+            data: &mut weights[row * stride..],
+            stride,
+            plane: step.weights.plane(),
+        };
         // SAFETY: the level is available, or the kernel would have been refused; the lengths have been checked.
-        unsafe { lanes.run(sums, &mut weights[row * stride..], stride) };
+        unsafe {
+            match step.weights.elements {
+                Elements::Pieces => lanes.run::<PIECES>(sums, weights),
+                _ => lanes.run::<1>(sums, weights),
+            }
+        };
     }
 }
 
@@ -67,11 +80,22 @@ struct Sums<'a> {
     decay: &'a mut [f32],
 }
 
+/// The weights of the rows, in planes of halves.
+struct Weights<'a> {
+    data: &'a mut [u16],
+    /// From row to row.
+    stride: usize,
+    /// From plane to plane.
+    plane: usize,
+}
+
 impl Lanes<'_> {
+    /// Writes the weights in P planes.
+    ///
     /// # Safety
     /// There are whole vectors of scores, and vectors and weights for the rows; a row of weights has whole K_STEPs.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn run(&self, sums: Sums<'_>, weights: &mut [u16], stride: usize) {
+    unsafe fn run<const P: usize>(&self, sums: Sums<'_>, weights: Weights<'_>) {
         let there = u16::MAX >> (ROWS - self.rows);
         // SAFETY: the vectors have the rows that the mask leaves.
         let [visible, before, sum] = unsafe {
@@ -90,12 +114,12 @@ impl Lanes<'_> {
         let max = _mm512_max_ps(_mm512_mul_ps(largest, _mm512_set1_ps(self.scale)), before);
         let nothing = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(max, _mm512_set1_ps(f32::NEG_INFINITY));
         let base = _mm512_maskz_mov_ps(!nothing, max);
-        let decay = exp2(_mm512_sub_ps(before, base));
+        let decay = exp2::<P>(_mm512_sub_ps(before, base));
         // SAFETY: the caller's promise.
         let total = unsafe {
             match all {
-                true => self.weigh::<true>(visible, base, weights, stride),
-                false => self.weigh::<false>(visible, base, weights, stride),
+                true => self.weigh::<true, P>(visible, base, weights),
+                false => self.weigh::<false, P>(visible, base, weights),
             }
         };
         let sum = _mm512_fmadd_ps(sum, decay, total);
@@ -154,86 +178,114 @@ impl Lanes<'_> {
     /// # Safety
     /// As [`Lanes::run`].
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn weigh<const ALL: bool>(
+    unsafe fn weigh<const ALL: bool, const P: usize>(
         &self,
         visible: __m512,
         base: __m512,
-        weights: &mut [u16],
-        stride: usize,
+        weights: Weights<'_>,
     ) -> __m512 {
         let mut totals = [_mm512_setzero_ps(); 2];
+        let mut tiles = [[_mm512_setzero_si512(); PAIRS]; P];
         for first in (0..self.keys).step_by(K_STEP) {
             // SAFETY: the caller's promise.
-            let tile = unsafe {
+            unsafe {
                 match self.keys - first {
-                    K_STEP.. => self.words::<ALL, true>(first, visible, base, &mut totals),
-                    _ => self.words::<ALL, false>(first, visible, base, &mut totals),
+                    K_STEP.. => self.words::<ALL, true, P>(first, visible, base, &mut tiles, &mut totals),
+                    _ => self.words::<ALL, false, P>(first, visible, base, &mut tiles, &mut totals),
                 }
             };
-            let store = |(row, words): (usize, __m512i)| {
-                // SAFETY: the weights have the row, and whole K_STEPs of it.
-                unsafe { _mm512_storeu_si512(weights.as_mut_ptr().add(row * stride + first).cast(), words) }
-            };
-            let words = transposed(tile).into_iter().enumerate();
-            // Where none is left out, none waits for a comparison.
-            match self.rows {
-                ROWS => words.for_each(store),
-                rows => words.take(rows).for_each(store),
+            for (plane, tile) in tiles.iter().enumerate() {
+                let store = |(row, words): (usize, __m512i)| {
+                    let at = plane * weights.plane + row * weights.stride + first;
+                    // SAFETY: the weights have the row in each plane, and whole K_STEPs of it.
+                    unsafe { _mm512_storeu_si512(weights.data.as_mut_ptr().add(at).cast(), words) }
+                };
+                let words = transposed(*tile).into_iter().enumerate();
+                // Where none is left out, none waits for a comparison.
+                match self.rows {
+                    ROWS => words.for_each(store),
+                    rows => words.take(rows).for_each(store),
+                }
             }
         }
         _mm512_add_ps(totals[0], totals[1])
     }
 
-    /// The weights of a K_STEP of keys from `first` on, all of which are there where WHOLE says so, a pair a word; adds to
-    /// the totals of the first and the second of a pair.
+    /// The weights of a K_STEP of keys from `first` on, all of which are there where WHOLE says so, a pair a word, in P planes;
+    /// adds to the totals of the first and the second of a pair.
     ///
     /// # Safety
     /// As [`Lanes::run`]; `first` is below the keys.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     #[inline]
-    unsafe fn words<const ALL: bool, const WHOLE: bool>(
+    unsafe fn words<const ALL: bool, const WHOLE: bool, const P: usize>(
         &self,
         first: usize,
         visible: __m512,
         base: __m512,
+        tiles: &mut [[__m512i; PAIRS]; P],
         totals: &mut [__m512; 2],
-    ) -> [__m512i; PAIRS] {
+    ) {
         let scale = _mm512_set1_ps(self.scale);
         let weight = |key: usize| {
             if !WHOLE && key >= self.keys {
                 return _mm512_setzero_ps();
             }
             // SAFETY: key is one of the keys.
-            let weight = exp2(_mm512_fmsub_ps(unsafe { self.score(key) }, scale, base));
+            let weight = exp2::<P>(_mm512_fmsub_ps(unsafe { self.score(key) }, scale, base));
             match ALL {
                 true => weight,
                 false => _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(self.key(key), visible), weight),
             }
         };
         let order = pair_order();
-        let mut tile = [_mm512_setzero_si512(); PAIRS];
-        for (pair, words) in tile.iter_mut().enumerate() {
+        for pair in 0..PAIRS {
             let (even, odd) = (weight(first + 2 * pair), weight(first + 2 * pair + 1));
             totals[0] = _mm512_add_ps(totals[0], even);
             totals[1] = _mm512_add_ps(totals[1], odd);
-            // SAFETY: both are 512 bits.
-            let halves = unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(odd, even)) };
-            *words = _mm512_permutexvar_epi16(order, halves);
+            for (tile, words) in tiles.iter_mut().zip(paired::<P>(even, odd, order)) {
+                tile[pair] = words;
+            }
         }
-        tile
     }
 }
 
-/// 2^x to about 2 ulp; 2^-inf is 0, 2^NaN is NaN.
+/// Pairs of bf16s a word: one plane of rounded ones, or those of the pieces.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[inline]
+fn paired<const P: usize>(even: __m512, odd: __m512, order: __m512i) -> [__m512i; P] {
+    if P == 1 {
+        // SAFETY: both are 512 bits.
+        let halves = unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(odd, even)) };
+        return [_mm512_permutexvar_epi16(order, halves); P];
+    }
+    let mut words = [_mm512_setzero_si512(); P];
+    for ((words, even), odd) in words.iter_mut().zip(pieces(even)).zip(pieces(odd)) {
+        *words = joined(even, odd);
+    }
+    words
+}
+
+/// 2^x; 2^-inf is 0, 2^NaN is NaN. To about 2 ulp where one plane of it is kept, else to 1.
 #[target_feature(enable = "avx512f,avx512dq")]
 #[inline]
-fn exp2(x: __m512) -> __m512 {
-    // x - floor(x).
-    let f = _mm512_reduce_ps::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(x);
-    let [.., last] = EXP2;
-    let mut p = _mm512_set1_ps(last);
-    for &c in EXP2.iter().rev().skip(1) {
-        p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(c));
+fn exp2<const P: usize>(x: __m512) -> __m512 {
+    if P == 1 {
+        // x - floor(x).
+        let f = _mm512_reduce_ps::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(x);
+        return _mm512_scalef_ps(polynomial(EXP2, f), x);
     }
-    _mm512_scalef_ps(p, x)
+    let f = _mm512_reduce_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x);
+    _mm512_scalef_ps(polynomial(math::EXP2, f), _mm512_sub_ps(x, f))
+}
+
+/// The polynomial with these coefficients, from the constant on.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn polynomial<const N: usize>(terms: [f32; N], x: __m512) -> __m512 {
+    let mut sum = _mm512_setzero_ps();
+    for &term in terms.iter().rev() {
+        sum = _mm512_fmadd_ps(sum, x, _mm512_set1_ps(term));
+    }
+    sum
 }

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::scratch::Elements;
 
 const COLS: usize = 64;
 /// Two whole groups and a part of one.
@@ -10,7 +11,7 @@ const ROWS_OF_TILE: usize = 2 * ROWS + 8;
 fn paged(page_size: i64, limit: i64) -> Transfer {
     let stride = COLS as i64;
     Transfer {
-        tile: Slot::of_halves(0, ROWS_OF_TILE, COLS).unwrap(),
+        tile: Slot::of_halves(0, ROWS_OF_TILE, COLS, Elements::Halves).unwrap(),
         cols: 0..COLS,
         view: ViewCode {
             tensor: 0,

@@ -8,20 +8,20 @@ use proptest::prelude::*;
 
 use crate::build::*;
 
-/// out \[m, n\] = a \[m, k\] · b over a grid of 16 × 32 tiles and a loop over 32 of k; b is \[n, k\] or \[k, n\].
-fn tiled(n: usize, k: usize, layout: BLayout) -> Build {
+/// out \[m, n\] = a \[m, k\] · b over a grid of 16 × 32 tiles and a loop over 32 of k; b is \[n, k\] or \[k, n\]. Of f32 the
+/// tiles are 40 × 128, and the loop is over 64 of k.
+fn tiled(dtype: DType, n: usize, k: usize, layout: BLayout) -> Build {
     let mut p = Build::new();
-    let (a, b, out) = (
-        p.input("a", DType::BF16),
-        p.input("b", DType::BF16),
-        p.output("out", DType::F32),
-    );
+    let (a, b, out) = (p.input("a", dtype), p.input("b", dtype), p.output("out", DType::F32));
     let m = p.scalar(Symbol::T);
-    let (tm, tn, tk) = (16, 32, 32);
+    let (tm, tn, tk) = match dtype {
+        DType::F32 => (40, 128, 64),
+        _ => (16, 32, 32),
+    };
     p.0.grid = [n.div_ceil(tn).into(), Expr::from(m).ceil_div(tm), 1.into()];
-    let a_s = p.shared(DType::BF16, tm, tk);
+    let a_s = p.shared(dtype, tm, tk);
     let (b_rows, b_cols) = if layout == BLayout::Nk { (tn, tk) } else { (tk, tn) };
-    let b_s = p.shared(DType::BF16, b_rows, b_cols);
+    let b_s = p.shared(dtype, b_rows, b_cols);
     let acc = p.fragment(tm, tn);
     let step = p.var("step");
     let at = |i: Axis, tile: usize| Expr::Block(i) * tile;
@@ -97,18 +97,22 @@ fn product(a: &[f32], b: &[f32], [m, n, k]: [usize; 3], layout: BLayout) -> Vec<
 }
 
 fn check([m, n, k]: [usize; 3], layout: BLayout) {
-    let (a, b) = (bf16_values(m * k, 1), bf16_values(n * k, 2));
-    let buffers = [bf16_bytes(&a), bf16_bytes(&b), vec![0xff; m * n * 4]];
-    let exact = product(&a, &b, [m, n, k], layout);
-    for (_, out) in tiled(n, k, layout).run_all(&Dims::new().with(Symbol::T, m), &buffers) {
-        assert_close(&to_f32(&out[2]), &exact, 1e-5 * (k as f64).sqrt());
+    let of_bf16 = [bf16_values(m * k, 1), bf16_values(n * k, 2)];
+    let of_f32 = [values(m * k, 1), values(n * k, 2)];
+    for (dtype, [a, b]) in [(DType::BF16, of_bf16), (DType::F32, of_f32)] {
+        let bytes = if dtype == DType::F32 { f32_bytes } else { bf16_bytes };
+        let buffers = [bytes(&a), bytes(&b), vec![0xff; m * n * 4]];
+        let exact = product(&a, &b, [m, n, k], layout);
+        for (_, out) in tiled(dtype, n, k, layout).run_all(&Dims::new().with(Symbol::T, m), &buffers) {
+            assert_close(&to_f32(&out[2]), &exact, 1e-5 * (k as f64).sqrt());
+        }
     }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
     #[test]
-    fn tiles_of_any_shape(m in 1usize..40, n in 1usize..80, k in 1usize..100, kn in any::<bool>()) {
+    fn tiles_of_any_shape(m in 1usize..90, n in 1usize..80, k in 1usize..100, kn in any::<bool>()) {
         check([m, n, k], if kn { BLayout::Kn } else { BLayout::Nk });
     }
 }
@@ -123,7 +127,7 @@ fn one_row_and_one_element() {
 
 #[test]
 fn no_rows_at_all() {
-    let out = tiled(8, 8, BLayout::Nk)
+    let out = tiled(DType::BF16, 8, 8, BLayout::Nk)
         .run(
             &Dims::new().with(Symbol::T, 0),
             &[vec![], bf16_bytes(&[0.0; 64]), vec![7; 4]],
@@ -141,11 +145,14 @@ fn nothing_is_kept_from_launch_to_launch() {
         let options = Options { level, poison: false };
         for seed in [1, 5, 9] {
             let (a, b) = (bf16_values(m * k, seed), bf16_values(n * k, seed + 1));
-            let buffers = [bf16_bytes(&a), bf16_bytes(&b), vec![0xff; m * n * 4]];
-            let program = tiled(n, k, layout);
-            let dims = Dims::new().with(Symbol::T, m);
-            let out = pool.install(|| program.run_with(options, &dims, &buffers)).unwrap();
-            assert_close(&to_f32(&out[2]), &product(&a, &b, [m, n, k], layout), 1e-4);
+            for dtype in [DType::BF16, DType::F32] {
+                let bytes = if dtype == DType::F32 { f32_bytes } else { bf16_bytes };
+                let buffers = [bytes(&a), bytes(&b), vec![0xff; m * n * 4]];
+                let program = tiled(dtype, n, k, layout);
+                let dims = Dims::new().with(Symbol::T, m);
+                let out = pool.install(|| program.run_with(options, &dims, &buffers)).unwrap();
+                assert_close(&to_f32(&out[2]), &product(&a, &b, [m, n, k], layout), 1e-4);
+            }
         }
     }
 }

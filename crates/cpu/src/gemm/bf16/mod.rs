@@ -22,6 +22,8 @@ pub(crate) use ahead::{Ahead, Fetch};
 #[cfg(target_arch = "x86_64")]
 use pack::Columns;
 #[cfg(target_arch = "x86_64")]
+pub(super) use pack::rows as pack_rows;
+#[cfg(target_arch = "x86_64")]
 pub(crate) use pack::{pair_order, transposed};
 
 use mlafuse_codegen::tile::BLayout;

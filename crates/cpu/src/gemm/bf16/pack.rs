@@ -9,7 +9,7 @@ use super::{Halves, K_STEP, Operand, ROWS};
 const PIECE: usize = ROWS * ROWS / 2;
 
 /// Row j of `from` \[columns, k\] becomes column j.
-pub(super) fn rows(from: Operand<'_>, columns: usize, k: usize, words: &mut [u32]) {
+pub(in crate::gemm) fn rows(from: Operand<'_>, columns: usize, k: usize, words: &mut [u32]) {
     if columns == 0 || k == 0 {
         return;
     }
