@@ -46,7 +46,7 @@ pub struct Figures {
     gflops: f64,
     gbs: f64,
     percent_of_limit: f64,
-    /// Which one: amx, fma or read.
+    /// Which one: amx, amx / 6 (of f32), fma or read.
     limit: &'static str,
     percent_of_compute: f64,
     percent_of_read: f64,
@@ -130,7 +130,7 @@ impl Report {
     /// In Markdown.
     pub fn table(&self) -> String {
         let peers = self.peers();
-        let heads = ["case", "ours, ms", "GFLOP/s", "GB/s", "of AMX or FMA", "of read"];
+        let heads = ["case", "ours, ms", "GFLOP/s", "GB/s", "of its unit", "of read"];
         let theirs = peers.iter().map(|peer| format!("{peer}, ms"));
         let heads: Vec<String> = heads
             .map(String::from)
@@ -156,7 +156,8 @@ impl Report {
         } = self.limits;
         format!(
             "{}. Limits of this run: {amx}, f32 multiply-adds {fma_gflops:.0} GFLOP/s, memory read {read_gbs:.1} GB/s.\n\
-             Medians of alternating runs; in brackets the peer's time / ours. rel-L2: of the peer furthest from our result.\n\n\
+             Medians of alternating runs; in brackets the peer's time / ours. The unit is AMX where there is one\n\
+             (for f32 six of its products for one), else f32 multiply-adds. rel-L2: of the peer furthest from our result.\n\n\
              {}{}",
             self.machine,
             lines.concat(),

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use mlafuse::{DType, HostTensor};
+use mlafuse_cpu::{Level, PRODUCTS_OF_F32};
 use mlafuse_profile::Rate;
 use serde::Serialize;
 use serde_json::Value;
@@ -52,10 +53,10 @@ impl Limits {
     /// # Errors
     /// Where there is no memory to read.
     pub fn measure() -> Result<Limits> {
-        let [bf16, f32] = [DType::BF16, DType::F32].map(|dtype| Rate::of_arithmetic(dtype).per_s / 1e9);
+        let amx = || Rate::of_arithmetic(DType::BF16).per_s / 1e9;
         Ok(Limits {
-            amx_gflops: mlafuse_cpu::Level::Amx.is_available().then_some(bf16),
-            fma_gflops: f32,
+            amx_gflops: (Level::detect() == Level::Amx).then(amx),
+            fma_gflops: Rate::of_vectors().per_s / 1e9,
             read_gbs: Rate::of_memory()?.per_s / 1e9,
         })
     }
@@ -69,10 +70,11 @@ impl Limits {
         }
     }
 
-    /// The unit that multiplies what `work` has, and the milliseconds that it needs at least.
+    /// The unit that multiplies what `work` has, and the milliseconds that it needs at least: f32 is six products of AMX for one.
     pub fn compute(&self, work: Work) -> (&'static str, f64) {
         let (name, gflops) = match (work.dtype, self.amx_gflops) {
             (DType::BF16, Some(amx)) => ("amx", amx),
+            (DType::F32, Some(amx)) => ("amx / 6", amx / PRODUCTS_OF_F32 as f64),
             _ => ("fma", self.fma_gflops),
         };
         (name, work.flops as f64 / gflops / 1e6)
@@ -122,13 +124,18 @@ mod tests {
             LIMITS.bound(work(8_000_000_000, 60_000_000, DType::BF16)),
             ("read", 3.0)
         );
-        assert_eq!(LIMITS.bound(work(8_000_000_000, 60_000_000, DType::F32)), ("fma", 40.0));
+        assert_eq!(
+            LIMITS.bound(work(8_000_000_000, 60_000_000, DType::F32)),
+            ("amx / 6", 12.0)
+        );
         let without = Limits {
             amx_gflops: None,
             read_gbs: 10.0,
             ..LIMITS
         };
-        assert_eq!(without.bound(work(8_000_000_000, 1000, DType::BF16)), ("fma", 40.0));
+        for dtype in [DType::BF16, DType::F32] {
+            assert_eq!(without.bound(work(8_000_000_000, 1000, dtype)), ("fma", 40.0));
+        }
         assert_eq!(LIMITS.or_better(without).read_gbs, 20.0);
     }
 }

@@ -40,5 +40,5 @@ pub use error::CpuError;
 pub use kernel::{CpuKernel, Options};
 pub use level::Level;
 pub use memory::CpuBuffer;
-pub use peak::{Peak, read};
+pub use peak::{PRODUCTS_OF_F32, Peak, read};
 pub use pool::compute_here;

@@ -9,6 +9,9 @@ use mlafuse_tensor::DType;
 use crate::gemm::bf16::{K_STEP, ROWS, amx};
 use crate::{CpuBuffer, CpuError, Level};
 
+/// Products of bf16s that AMX does for one of f32s.
+pub const PRODUCTS_OF_F32: u64 = 6;
+
 /// Independent sums: more than the latency of a multiply-add times its throughput on any current processor.
 const SUMS: usize = 16;
 
@@ -40,14 +43,27 @@ impl Peak {
             (Level::Amx, DType::F32) => Peak {
                 name: "f32 as bf16 tiles of AMX",
                 flops_per_round: 4 * 2 * (ROWS * ROWS * K_STEP) as u64,
-                run: |rounds| tiles(6 * rounds),
+                run: |rounds| tiles(PRODUCTS_OF_F32 * rounds),
             },
-            (Level::Portable, _) => portable_peak(),
-            (Level::Avx2, _) => of_lanes("f32 vectors of AVX2", 8, avx2),
-            _ => of_lanes("f32 vectors of AVX-512", 16, avx512),
+            _ => Peak::of_vectors(level),
         };
         #[cfg(not(target_arch = "x86_64"))]
-        return portable_peak();
+        return Peak::of_vectors(level);
+    }
+
+    /// f32 multiply-adds in the widest vectors of `level`.
+    ///
+    /// # Panics
+    /// Where this processor lacks the level.
+    pub fn of_vectors(level: Level) -> Peak {
+        assert!(level.is_available(), "this processor lacks {level:?}");
+        match level {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => of_lanes("f32 vectors of AVX2", 8, avx2),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 | Level::Avx512Bf16 | Level::Amx => of_lanes("f32 vectors of AVX-512", 16, avx512),
+            _ => of_lanes("f32 vectors of the baseline", 4, portable),
+        }
     }
 
     /// So many rounds on this thread.
@@ -80,10 +96,6 @@ fn sum(words: &[u64]) -> u64 {
         }
     }
     sums.iter().chain(rest).fold(0, |total, word| total.wrapping_add(*word))
-}
-
-fn portable_peak() -> Peak {
-    of_lanes("f32 vectors of the baseline", 4, portable)
 }
 
 fn of_lanes(name: &'static str, lanes: u64, run: fn(u64)) -> Peak {

@@ -59,7 +59,15 @@ impl Rate {
 
     /// Multiplying and adding elements of `dtype` in registers, with the widest instructions that kernels have for it.
     pub fn of_arithmetic(dtype: DType) -> Rate {
-        let peak = Peak::of(Level::detect(), dtype);
+        Rate::of_peak(Peak::of(Level::detect(), dtype))
+    }
+
+    /// f32 multiply-adds in the widest vectors of this processor.
+    pub fn of_vectors() -> Rate {
+        Rate::of_peak(Peak::of_vectors(Level::detect()))
+    }
+
+    fn of_peak(peak: Peak) -> Rate {
         // Tenths of a millisecond to a millisecond each.
         let rounds = 20_000;
         let pass = || {
