@@ -20,6 +20,7 @@ use crate::place::{Places, in_one};
 use crate::rows::Rotation;
 use crate::scratch::{Elements, Needs, Slot};
 use crate::softmax::SoftmaxStep;
+use crate::uses::Writes;
 use crate::view::{Transfer, ViewCode};
 use crate::{CpuError, Level, uses};
 
@@ -66,7 +67,7 @@ pub(crate) fn kernel(program: &TileProgram, options: Options) -> Result<CpuKerne
         names,
         counters,
         borrows,
-        writes: writes(program),
+        writes: uses::writes(program),
         addends: addends(program),
         waiting: vec![None; program.tiles.len()],
         blanks: vec![false; program.tiles.len()],
@@ -189,44 +190,6 @@ fn find_loads(body: &[Stmt], loads: &mut [Vec<Range<usize>>]) {
             _ => {}
         }
     }
-}
-
-/// The statements that write a shared tile.
-#[derive(Clone, Copy, Default)]
-struct Writes {
-    loads: usize,
-    stages: usize,
-    /// Loops around the innermost of them.
-    loops: usize,
-}
-
-/// By tile: what writes it.
-fn writes(program: &TileProgram) -> Vec<Writes> {
-    fn count(body: &[Stmt], loops: usize, writes: &mut [Writes]) {
-        for stmt in body {
-            let (tile, [loads, stages]) = match stmt {
-                Stmt::For { body, .. } => {
-                    count(body, loops + 1, writes);
-                    continue;
-                }
-                Stmt::If { body, .. } => {
-                    count(body, loops, writes);
-                    continue;
-                }
-                Stmt::Load { dst, .. } => (dst, [1, 0]),
-                Stmt::Stage { dst, .. } => (dst, [0, 1]),
-                Stmt::Softmax(step) => (&step.weights, [0, 1]),
-                _ => continue,
-            };
-            let of_tile = &mut writes[tile.0];
-            of_tile.loads += loads;
-            of_tile.stages += stages;
-            of_tile.loops = of_tile.loops.max(loops);
-        }
-    }
-    let mut writes = vec![Writes::default(); program.tiles.len()];
-    count(&program.body, 0, &mut writes);
-    writes
 }
 
 struct Compiler<'a> {

@@ -1,6 +1,6 @@
-//! The tiles that statements name.
+//! The tiles that statements name, and those that they write.
 
-use mlafuse_codegen::tile::{Expr, Rows, Stmt, TileId};
+use mlafuse_codegen::tile::{Expr, Rows, Stmt, TileId, TileProgram};
 
 /// Visits each place of `stmt` that names a tile, but none in its body.
 pub(crate) fn tiles_of(stmt: &Stmt, visit: &mut impl FnMut(TileId)) {
@@ -56,4 +56,42 @@ pub(crate) fn count(body: &[Stmt], uses: &mut [usize]) {
             count(body, uses);
         }
     }
+}
+
+/// The statements that write a shared tile.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Writes {
+    pub(crate) loads: usize,
+    pub(crate) stages: usize,
+    /// Loops around the innermost of them.
+    pub(crate) loops: usize,
+}
+
+/// By tile: what writes it.
+pub(crate) fn writes(program: &TileProgram) -> Vec<Writes> {
+    fn count(body: &[Stmt], loops: usize, writes: &mut [Writes]) {
+        for stmt in body {
+            let (tile, [loads, stages]) = match stmt {
+                Stmt::For { body, .. } => {
+                    count(body, loops + 1, writes);
+                    continue;
+                }
+                Stmt::If { body, .. } => {
+                    count(body, loops, writes);
+                    continue;
+                }
+                Stmt::Load { dst, .. } => (dst, [1, 0]),
+                Stmt::Stage { dst, .. } => (dst, [0, 1]),
+                Stmt::Softmax(step) => (&step.weights, [0, 1]),
+                _ => continue,
+            };
+            let of_tile = &mut writes[tile.0];
+            of_tile.loads += loads;
+            of_tile.stages += stages;
+            of_tile.loops = of_tile.loops.max(loops);
+        }
+    }
+    let mut writes = vec![Writes::default(); program.tiles.len()];
+    count(&program.body, 0, &mut writes);
+    writes
 }

@@ -1,7 +1,10 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::convert::Element;
+use crate::expr::Scalar;
 use crate::scratch::Elements;
+use crate::view::RowsCode;
 
 const COLS: usize = 64;
 /// Two whole groups and a part of one.
