@@ -7,6 +7,7 @@
 //! first step, so that these do not wait for the last of the block before.
 
 mod setup;
+pub(in crate::gemm) mod tile;
 
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -540,29 +541,16 @@ impl<'a> Run<'a> {
 
     /// Stores what the registers hold.
     fn store(&mut self) {
-        let cs = self.block.stride;
-        let [c0, c1, c2, c3] = self.block.c;
-        match self.held.take() {
-            None => {}
-            // SAFETY: the sums have the tiles of the last block.
-            Some(Shape::One) => unsafe {
-                asm!("tilestored [{c0} + {cs}], tmm0", c0 = in(reg) c0, cs = in(reg) cs, options(nostack));
-            },
-            // SAFETY: as above.
-            Some(_) => unsafe {
-                asm!(
-                    "tilestored [{c0} + {cs}], tmm0",
-                    "tilestored [{c1} + {cs}], tmm1",
-                    "tilestored [{c2} + {cs}], tmm2",
-                    "tilestored [{c3} + {cs}], tmm3",
-                    c0 = in(reg) c0,
-                    c1 = in(reg) c1,
-                    c2 = in(reg) c2,
-                    c3 = in(reg) c3,
-                    cs = in(reg) cs,
-                    options(nostack),
-                );
-            },
+        let (cs, [c0, c1, c2, c3]) = (self.block.stride, self.block.c);
+        let Some(held) = self.held.take() else { return };
+        // SAFETY: the sums have the tiles of the last block.
+        unsafe {
+            tile::store::<0>(c0, cs);
+            if held != Shape::One {
+                tile::store::<1>(c1, cs);
+                tile::store::<2>(c2, cs);
+                tile::store::<3>(c3, cs);
+            }
         }
     }
 }

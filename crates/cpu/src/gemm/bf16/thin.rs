@@ -2,18 +2,20 @@
 //!
 //! What is packed is used once. It stays in the first-level cache: two tiles are packed while the two before are multiplied.
 
-use std::arch::asm;
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
 use super::super::{Acc, Sizes};
 use super::amx::configure;
+use super::amx::tile::{dot, load, store, zero};
 use super::pack::{Pieces, pair_order};
 use super::{Fetch, Halves, K_STEP, Operand, ROWS};
 use crate::memory::Line;
 
 /// Words of a packed tile.
 const TILE: usize = ROWS * ROWS;
+/// Bytes of a row of a packed tile.
+const LINE: usize = 4 * ROWS;
 /// Tiles of columns that are multiplied together: their rows are whole cache lines.
 const TILES: usize = 2;
 
@@ -116,59 +118,30 @@ impl Product<'_> {
     #[inline]
     unsafe fn multiply(&self, turn: &Turn) {
         let sums = self.sums.wrapping_add(turn.first * ROWS);
-        let two = turn.tiles == TILES;
+        let (two, stride) = (turn.tiles == TILES, 4 * self.stride);
         // SAFETY: the caller's promise.
         unsafe {
             if turn.step == 0 && self.fresh {
-                asm!("tilezero tmm0", "tilezero tmm1", options(nostack));
+                zero::<0>();
+                zero::<1>();
             } else if turn.step == 0 {
-                self.load(sums, two);
+                load::<0>(sums.cast(), stride);
+                if two {
+                    load::<1>(sums.add(ROWS).cast(), stride);
+                }
             }
-            asm!(
-                "tileloadd tmm4, [{a} + {a_stride}]",
-                "tileloadd tmm6, [{p} + {p_stride}]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                a = in(reg) self.a.data.as_ptr().add(turn.step * K_STEP),
-                a_stride = in(reg) 2 * self.a.stride,
-                p = in(reg) turn.packed,
-                p_stride = in(reg) 4 * ROWS,
-                options(nostack, readonly),
-            );
+            load::<4>(self.a.data.as_ptr().add(turn.step * K_STEP).cast(), 2 * self.a.stride);
+            load::<6>(turn.packed.cast(), LINE);
+            dot::<0, 4, 6>();
             if two {
-                asm!(
-                    "tileloadd tmm7, [{p} + {p_stride}]",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    p = in(reg) turn.packed.add(TILE),
-                    p_stride = in(reg) 4 * ROWS,
-                    options(nostack, readonly),
-                );
+                load::<7>(turn.packed.add(TILE).cast(), LINE);
+                dot::<1, 4, 7>();
             }
             if turn.step + 1 == self.steps {
-                self.store(sums, two);
-            }
-        }
-    }
-
-    /// # Safety
-    /// There are a tile of sums, or two.
-    unsafe fn load(&self, sums: *const f32, two: bool) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            asm!("tileloadd tmm0, [{c} + {s}]", c = in(reg) sums, s = in(reg) 4 * self.stride, options(nostack, readonly));
-            if two {
-                asm!("tileloadd tmm1, [{c} + {s}]", c = in(reg) sums.add(ROWS), s = in(reg) 4 * self.stride, options(nostack, readonly));
-            }
-        }
-    }
-
-    /// # Safety
-    /// There are a tile of sums, or two.
-    unsafe fn store(&self, sums: *mut f32, two: bool) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            asm!("tilestored [{c} + {s}], tmm0", c = in(reg) sums, s = in(reg) 4 * self.stride, options(nostack));
-            if two {
-                asm!("tilestored [{c} + {s}], tmm1", c = in(reg) sums.add(ROWS), s = in(reg) 4 * self.stride, options(nostack));
+                store::<0>(sums, stride);
+                if two {
+                    store::<1>(sums.add(ROWS), stride);
+                }
             }
         }
     }

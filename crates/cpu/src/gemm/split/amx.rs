@@ -4,9 +4,8 @@
 //! [`crate::gemm::bf16::amx`]. Six products of each tile of sums share fourteen tiles of pieces, so that loading these does not
 //! show, and instructions need not be written one by one.
 
-use std::arch::asm;
-
 use super::super::bf16::amx::configure;
+use super::super::bf16::amx::tile::{dot, load, store, zero};
 use super::super::bf16::{K_STEP, ROWS};
 use super::{PIECES, Packed, Planes, Sums};
 
@@ -77,7 +76,7 @@ impl Tiles {
         // SAFETY: the caller's promise.
         unsafe {
             match self.fresh {
-                true => zero(),
+                true => zero_sums(),
                 false => load_sums::<R, C>(sums, self.stride),
             }
             for step in 0..self.steps {
@@ -219,14 +218,14 @@ unsafe fn store_sums<const R: usize, const C: usize>(sums: *mut f32, stride: usi
 /// # Safety
 /// The tiles are configured.
 #[inline(always)]
-unsafe fn zero() {
-    // SAFETY: no more than registers that are this module's.
+unsafe fn zero_sums() {
+    // SAFETY: the caller's promise.
     unsafe {
-        asm!(
-            "tilezero tmm0\n tilezero tmm1\n tilezero tmm2\n tilezero tmm3",
-            options(nomem, nostack)
-        )
-    };
+        zero::<0>();
+        zero::<1>();
+        zero::<2>();
+        zero::<3>();
+    }
 }
 
 /// Sums += rows · columns.
@@ -247,37 +246,5 @@ unsafe fn multiply<const R: usize, const C: usize>() {
         if R == 2 && C == 2 {
             dot::<3, 5, 7>();
         }
-    }
-}
-
-/// # Safety
-/// Sixteen lines are readable, `stride` bytes apart.
-#[inline(always)]
-unsafe fn load<const TILE: usize>(from: *const u8, stride: usize) {
-    // SAFETY: the caller's promise; the compiler uses no tiles.
-    unsafe {
-        asm!("tileloadd tmm{tile}, [{from} + {stride}]", tile = const TILE, from = in(reg) from, stride = in(reg) stride,
-            options(nostack, readonly));
-    }
-}
-
-/// # Safety
-/// Sixteen lines are writable, `stride` bytes apart.
-#[inline(always)]
-unsafe fn store<const TILE: usize>(to: *mut f32, stride: usize) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        asm!("tilestored [{to} + {stride}], tmm{tile}", tile = const TILE, to = in(reg) to, stride = in(reg) stride,
-            options(nostack));
-    }
-}
-
-/// # Safety
-/// The tiles are configured.
-#[inline(always)]
-unsafe fn dot<const SUM: usize, const X: usize, const P: usize>() {
-    // SAFETY: registers alone.
-    unsafe {
-        asm!("tdpbf16ps tmm{sum}, tmm{x}, tmm{p}", sum = const SUM, x = const X, p = const P, options(nomem, nostack));
     }
 }
