@@ -13,7 +13,7 @@ use crate::gemm::{Acc, Matrix, Sizes, gemm};
 use crate::level::Level;
 use crate::memory::Bound;
 use crate::rows::{Rotation, reduce, rotate, scale_rows, stage};
-use crate::scratch::{Borrowed, Elements, Packing, Slot, Work};
+use crate::scratch::{Borrowed, Elements, Packing, Parts, Slot, Work};
 use crate::softmax::SoftmaxStep;
 use crate::view::{Transfer, add_rows, borrow, load, look_up, store};
 
@@ -36,7 +36,8 @@ pub(crate) enum Step {
         start: Scalar,
         end: Scalar,
         body: Vec<Step>,
-        /// Products of the body beside which the rows are fetched that its first step, a load, will borrow in the next round.
+        /// Parts in which the rows are fetched, beside products of the body, that its first step, a load, will borrow in the next
+        /// round.
         fetches: usize,
     },
     If {
@@ -142,6 +143,18 @@ pub(crate) struct GemmStep {
     pub(crate) next: Option<Box<GemmStep>>,
 }
 
+impl GemmStep {
+    /// The part that it has in fetching ahead: none while it packs something else. One that meets rows of memory for the first
+    /// time waits for these already.
+    pub(crate) fn fetches(&self) -> usize {
+        match (&self.packed, &self.next) {
+            (Some(_), None) if self.acc.transposed => 1,
+            (Some(_), None) => 3,
+            _ => 0,
+        }
+    }
+}
+
 /// The operand of a gemm that is packed; it stays so while its tile does not change.
 #[derive(Clone, Debug)]
 pub(crate) struct PackedOperand {
@@ -149,7 +162,7 @@ pub(crate) struct PackedOperand {
     pub(crate) product: usize,
     pub(crate) tile: usize,
     pub(crate) side: Side,
-    /// Its place in [`Work::packed`].
+    /// Its place in [`Parts::packed`].
     pub(crate) words: Range<usize>,
 }
 
@@ -172,13 +185,8 @@ pub(crate) struct Launch<'a> {
 
 impl Launch<'_> {
     /// Runs `steps` for the block at `block`.
-    pub(crate) fn block(
-        &self,
-        steps: &[Step],
-        block: [i64; 3],
-        arena: &mut [f32],
-        work: &mut Work,
-    ) -> Result<(), Fault> {
+    pub(crate) fn block(&self, steps: &[Step], block: [i64; 3], parts: &mut Parts<'_>) -> Result<(), Fault> {
+        let Parts { arena, packed, work } = parts;
         if self.poison {
             arena.fill(f32::NAN);
             work.loaded.fill(None);
@@ -188,10 +196,12 @@ impl Launch<'_> {
             .take(self.present)
             .for_each(|rows| *rows = usize::MAX);
         work.blank.fill(false);
+        work.ahead.clear();
         Block {
             launch: self,
             block,
             arena,
+            packed,
             work,
         }
         .steps(steps)
@@ -203,6 +213,7 @@ struct Block<'a> {
     launch: &'a Launch<'a>,
     block: [i64; 3],
     arena: &'a mut [f32],
+    packed: &'a mut [u32],
     work: &'a mut Work,
 }
 
@@ -242,10 +253,11 @@ impl Block<'_> {
                 let (start, end) = (self.scalar(start)?, self.scalar(end)?);
                 for i in start..end {
                     if let (Some(Step::Load(load)), 1..) = (body.first(), *fetches) {
+                        self.work.ready = self.hand_over(load, i);
                         self.work.ahead.clear();
                         if i + 1 < end {
                             self.work.vars[*var] = i + 1;
-                            self.look_ahead(load, *fetches);
+                            self.look_ahead(load, i + 1, *fetches);
                         }
                     }
                     self.work.vars[*var] = i;
@@ -303,7 +315,9 @@ impl Block<'_> {
             Step::Softmax { step, present, tile } => {
                 let first = self.scalar(&step.first)?;
                 self.work.versions[*tile] += 1;
-                step.run(self.launch.level, first, self.arena);
+                let share = self.work.ahead.share_of(step.fetches());
+                let fetch = Fetch::new(lent(self.launch.tensors, &self.work.ahead.rows, 0), share);
+                step.run(self.launch.level, first, self.arena, fetch);
                 self.work.present[present.clone()].fill(usize::MAX);
             }
             Step::Rotate(rotation) => rotate(rotation, self.arena),
@@ -333,6 +347,7 @@ impl Block<'_> {
             _ => {
                 self.work.versions[step.tile] += 1;
                 match step.borrows {
+                    true if self.work.ready.take() == Some(step.load) => step.transfer.tile.rows,
                     true => borrow(&step.transfer, &env, self.arena, &mut self.work.borrowed[step.tile])?,
                     false => self.load_and_pack(step)?,
                 }
@@ -345,12 +360,24 @@ impl Block<'_> {
         Ok(())
     }
 
-    /// Notes what `load` would borrow now, to be fetched beside so many products.
-    fn look_ahead(&mut self, load: &LoadStep, products: usize) {
+    /// What was noted of `round` is what `load` borrows now, if all of it lies in memory: it becomes that, and the load is given.
+    fn hand_over(&mut self, load: &LoadStep, round: i64) -> Option<usize> {
+        let Work { ahead, borrowed, .. } = &mut *self.work;
+        let groups = ahead.rows.groups.iter().flatten().count();
+        let whole = groups * bf16::ROWS == load.transfer.tile.rows;
+        (ahead.of == Some((load.load, round)) && whole).then(|| {
+            std::mem::swap(&mut ahead.rows, &mut borrowed[load.tile]);
+            load.load
+        })
+    }
+
+    /// Notes what `load` would borrow now, which is in `round`, to be fetched in so many parts.
+    fn look_ahead(&mut self, load: &LoadStep, round: i64, parts: usize) {
         let env = env(self.launch, self.block, &self.work.vars);
         let ahead = &mut self.work.ahead;
         look_up(&load.transfer, &env, self.arena, &mut ahead.rows);
-        ahead.begin(load.transfer.cols.len(), products);
+        ahead.of = Some((load.load, round));
+        ahead.begin(load.transfer.cols.len(), parts);
     }
 
     /// What was packed of a tile some of whose rows are absent is of no use: a gemm leaves these out.
@@ -361,7 +388,7 @@ impl Block<'_> {
         let Some((next, packed)) = next.and_then(|next| Some((next, next.packed.as_ref()?))) else {
             return load(&step.transfer, level, &env, self.arena, None);
         };
-        let words = &mut bytemuck::cast_slice_mut(&mut self.work.packed)[packed.words.clone()];
+        let words = &mut self.packed[packed.words.clone()];
         let packing = Packing {
             version: self.work.versions[packed.tile],
             columns: next.acc.cols,
@@ -463,10 +490,9 @@ impl Block<'_> {
             .next
             .as_deref()
             .and_then(|next| Some((next, next.packed.as_ref()?)));
-        let words = bytemuck::cast_slice_mut(&mut self.work.packed);
         // No two gemms have words in common, so both borrows are there.
         let next_words = next.map_or(0..0, |(_, packed)| packed.words.clone());
-        let Ok([words, next_words]) = words.get_disjoint_mut([packed.words.clone(), next_words]) else {
+        let Ok([words, next_words]) = self.packed.get_disjoint_mut([packed.words.clone(), next_words]) else {
             return Ok(());
         };
         let stale = before != Some(packing);
@@ -501,9 +527,12 @@ impl Block<'_> {
         if stale {
             bf16::pack(packed.side, sizes, a, b, layout, words);
         }
-        let lines = match next {
-            Some(_) => 0..0,
-            None => self.work.ahead.share(),
+        let fetch = match next {
+            Some(_) => Fetch::NONE,
+            None => {
+                let share = self.work.ahead.share(step.fetches());
+                Fetch::new(lent(self.launch.tensors, &self.work.ahead.rows, 0), share)
+            }
         };
         let sums = Sums {
             acc,
@@ -515,10 +544,7 @@ impl Block<'_> {
                 k: packing.depth,
                 words: next_words,
             }),
-            fetch: Fetch {
-                rows: lent(self.launch.tensors, &self.work.ahead.rows, 0),
-                lines,
-            },
+            fetch,
         };
         bf16::gemm(level, sizes, sums, a, b, packed.side, words);
         Ok(())

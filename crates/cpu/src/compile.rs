@@ -339,13 +339,11 @@ impl Compiler<'_> {
         }))
     }
 
-    /// The products of a loop's body beside which what its load borrows in the next round is fetched: those that pack nothing
-    /// beside them.
+    /// The parts in which what a loop's load borrows in the next round is fetched beside the products of its body.
     fn fetches(&self, body: &[Step]) -> usize {
         let borrows = matches!(body.first(), Some(Step::Load(load)) if load.borrows);
-        let product = |step: &&Step| matches!(step, Step::Gemm(step) if step.packed.is_some() && step.next.is_none());
         match borrows && self.level == Level::Amx {
-            true => body.iter().filter(product).count(),
+            true => body.iter().filter_map(gemm).map(GemmStep::fetches).sum(),
             false => 0,
         }
     }

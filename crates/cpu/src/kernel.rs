@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use mlafuse_codegen::tile::{Access, TileProgram, verify};
 use mlafuse_ir::size::{Dims, Symbol};
@@ -114,7 +115,8 @@ impl CpuKernel {
             tensors: &bound,
             present: self.needs.present,
         };
-        let workers = (rayon::current_num_threads() as u64).min(blocks);
+        // A second thread is called even where there is one block: it stays awake for what follows.
+        let workers = (rayon::current_num_threads() as u64).min(blocks.max(2));
         let queue = Queue::new(blocks, workers);
         fan_out(workers, &|| self.work(&launch, grid, &queue));
         match queue.failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
@@ -126,18 +128,20 @@ impl CpuKernel {
     /// Runs blocks until none is left.
     fn work(&self, launch: &Launch<'_>, grid: [i64; 3], queue: &Queue) {
         let thread = rayon::current_thread_index().unwrap_or(0) as u64;
+        queue.working.fetch_add(1, Ordering::Relaxed);
         with_scratch(|scratch| {
-            let (arena, work) = scratch.fit(&self.needs);
-            work.begin();
+            let mut parts = scratch.fit(&self.needs);
+            parts.work.begin();
             while let Some(index) = queue.take(thread) {
                 // The splits of a sequence are neighbours: those that are not there are then in every share.
                 let (x, z) = (grid[0] as u64, grid[2] as u64);
                 let block = [index % x, index / x / z, index / x % z].map(|i| i as i64);
-                if let Err(fault) = launch.block(&self.steps, block, arena, work) {
+                if let Err(fault) = launch.block(&self.steps, block, &mut parts) {
                     queue.fail(index, fault);
                 }
             }
         });
+        queue.wait();
     }
 
     fn params(&self, dims: &Dims) -> Result<SmallVec<[i64; 16]>, CpuError> {
@@ -238,6 +242,9 @@ fn fan_out(workers: u64, work: &(impl Fn() + Sync)) {
     }
 }
 
+/// How long a thread that has no blocks left waits for the others.
+const LINGER: Duration = Duration::from_micros(200);
+
 /// Most shares of the blocks of a launch.
 const SHARES: usize = 64;
 
@@ -248,6 +255,8 @@ struct Queue {
     next: [AtomicU64; SHARES],
     blocks: u64,
     shares: u64,
+    /// Threads that are not yet without blocks.
+    working: AtomicU64,
     /// The first block that has failed.
     failed: AtomicU64,
     failure: Mutex<Option<(u64, Fault)>>,
@@ -260,6 +269,7 @@ impl Queue {
             next: std::array::from_fn(|share| AtomicU64::new(Queue::start(blocks, shares, share as u64))),
             blocks,
             shares,
+            working: AtomicU64::new(0),
             failed: AtomicU64::new(u64::MAX),
             failure: Mutex::new(None),
         }
@@ -277,6 +287,16 @@ impl Queue {
             let end = Queue::start(self.blocks, self.shares, share + 1);
             (index < end.min(self.failed.load(Ordering::Relaxed))).then_some(index)
         })
+    }
+
+    /// Waits, though not for long, until no thread has blocks any more. One that is asleep by then takes as long to wake as a small
+    /// kernel takes to run, and the next one mostly follows at once.
+    fn wait(&self) {
+        self.working.fetch_sub(1, Ordering::Relaxed);
+        let start = Instant::now();
+        while self.working.load(Ordering::Relaxed) > 0 && start.elapsed() < LINGER {
+            std::thread::yield_now();
+        }
     }
 
     /// A share's blocks are taken in order, so every block before the first failing one runs to its end, whatever the threads.

@@ -24,6 +24,7 @@ mod expr;
 mod gemm;
 mod kernel;
 mod level;
+mod lines;
 mod math;
 mod memory;
 mod peak;

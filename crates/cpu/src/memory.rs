@@ -8,43 +8,10 @@ use std::sync::atomic::{AtomicU16, AtomicU32};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
 use crate::CpuError;
+use crate::lines::{Line, Lines};
 
 /// Bytes that every buffer, and every part of one, is aligned to: a cache line.
-const ALIGN: usize = 64;
-
-/// A cache line.
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-pub(crate) struct Line([u8; ALIGN]);
-
-pub(crate) const ZEROS: Line = Line([0; ALIGN]);
-
-/// So many elements, in huge pages where they are many and the system gives such pages.
-pub(crate) fn filled<T: Clone>(count: usize, value: T) -> Vec<T> {
-    let mut all = Vec::with_capacity(count);
-    // Before the first write: what a page is, is decided then.
-    advise_huge(all.spare_capacity_mut());
-    all.resize(count, value);
-    all
-}
-
-/// Asks for huge pages, with which weights and caches that are read once from end to end arrive a tenth faster. A system that
-/// refuses changes nothing.
-#[cfg(target_os = "linux")]
-fn advise_huge<T>(memory: &mut [std::mem::MaybeUninit<T>]) {
-    const HUGE: usize = 2 << 20;
-    let bytes = size_of_val(memory);
-    let start = memory.as_mut_ptr().cast::<u8>();
-    let first = start.align_offset(HUGE);
-    let whole = bytes.saturating_sub(first) / HUGE * HUGE;
-    if whole > 0 {
-        // SAFETY: these are whole pages inside memory that is borrowed uniquely, and this advice changes no byte of them.
-        unsafe { libc::madvise(start.add(first).cast(), whole, libc::MADV_HUGEPAGE) };
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn advise_huge<T>(_: &mut [std::mem::MaybeUninit<T>]) {}
+const ALIGN: usize = Line::BYTES;
 
 /// A buffer of bytes, 64-byte aligned, without an element type: a kernel's parameter says how it is read. Clones are the
 /// same memory, and so is a part of it.
@@ -53,7 +20,7 @@ fn advise_huge<T>(_: &mut [std::mem::MaybeUninit<T>]) {}
 /// with [`CpuError::Busy`] rather than wait; host copies wait.
 #[derive(Clone)]
 pub struct CpuBuffer {
-    memory: Arc<RwLock<Vec<Line>>>,
+    memory: Arc<RwLock<Lines>>,
     /// Bytes of the memory that are this buffer's.
     range: Range<usize>,
 }
@@ -61,7 +28,7 @@ pub struct CpuBuffer {
 impl CpuBuffer {
     /// A buffer of `bytes` zero bytes.
     pub fn zeroed(bytes: usize) -> CpuBuffer {
-        let lines = filled(bytes.div_ceil(ALIGN), ZEROS);
+        let lines = Lines::zeroed(bytes.div_ceil(ALIGN));
         CpuBuffer {
             memory: Arc::new(RwLock::new(lines)),
             range: 0..bytes,
@@ -70,7 +37,7 @@ impl CpuBuffer {
 
     /// A buffer that holds a copy of `bytes`.
     pub fn from_bytes(bytes: &[u8]) -> CpuBuffer {
-        let mut lines = filled(bytes.len().div_ceil(ALIGN), ZEROS);
+        let mut lines = Lines::zeroed(bytes.len().div_ceil(ALIGN));
         bytemuck::cast_slice_mut::<Line, u8>(&mut lines)[..bytes.len()].copy_from_slice(bytes);
         CpuBuffer {
             memory: Arc::new(RwLock::new(lines)),
@@ -185,7 +152,7 @@ impl std::fmt::Debug for CpuBuffer {
 }
 
 /// Holds memory for reading.
-pub(crate) struct ReadLock<'a>(RwLockReadGuard<'a, Vec<Line>>);
+pub(crate) struct ReadLock<'a>(RwLockReadGuard<'a, Lines>);
 
 impl ReadLock<'_> {
     /// All of its bytes.
@@ -195,7 +162,7 @@ impl ReadLock<'_> {
 }
 
 /// Holds memory for writing.
-pub(crate) struct WriteLock<'a>(RwLockWriteGuard<'a, Vec<Line>>);
+pub(crate) struct WriteLock<'a>(RwLockWriteGuard<'a, Lines>);
 
 impl WriteLock<'_> {
     /// A handle through which many threads may store to all of its bytes.

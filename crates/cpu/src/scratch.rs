@@ -6,7 +6,7 @@ use std::ops::Range;
 use crate::expr::Registers;
 use crate::gemm::bf16::{Ahead, ROWS};
 use crate::gemm::split::PIECES;
-use crate::memory::{Line, ZEROS, filled};
+use crate::lines::{Line, Lines};
 use crate::view::Place;
 
 /// f32 past the end of every slot, so that a vector that starts inside a row may be read whole.
@@ -161,8 +161,17 @@ pub(crate) struct Needs {
 /// Scratch of one thread; grows to what the largest kernel so far needs.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
-    memory: Vec<f32>,
-    pub(crate) work: Work,
+    memory: Lines,
+    work: Work,
+}
+
+/// What a kernel has of a thread's scratch.
+pub(crate) struct Parts<'a> {
+    /// The tiles, 64-byte aligned.
+    pub(crate) arena: &'a mut [f32],
+    /// The packed operands of the gemms of halves and pieces; a row of a packed tile is a line.
+    pub(crate) packed: &'a mut [u32],
+    pub(crate) work: &'a mut Work,
 }
 
 /// The parts of the scratch beside the tiles.
@@ -172,8 +181,6 @@ pub(crate) struct Work {
     pub(crate) present: Vec<usize>,
     pub(crate) registers: Registers,
     pub(crate) panel: Vec<f32>,
-    /// The packed operands of the gemms of halves and pieces; a row of a packed tile is a line.
-    pub(crate) packed: Vec<Line>,
     /// By tile: whether it is zeros that are not written yet.
     pub(crate) blank: Vec<bool>,
     /// By tile: how often it has been written.
@@ -186,6 +193,8 @@ pub(crate) struct Work {
     pub(crate) borrowed: Vec<Borrowed>,
     /// What the next round of the innermost loop will leave there.
     pub(crate) ahead: Ahead,
+    /// The load that finds there what it is about to leave.
+    pub(crate) ready: Option<usize>,
 }
 
 /// The rows of a tile that a load left where they lie, in groups of [`ROWS`].
@@ -215,33 +224,39 @@ impl Work {
     pub(crate) fn begin(&mut self) {
         self.packings.fill(None);
         self.loaded.fill(None);
-        self.ahead.clear();
     }
 }
 
 impl Scratch {
-    /// The tiles' arena, 64-byte aligned, and the rest; both at least as large as `needs`.
-    pub(crate) fn fit(&mut self, needs: &Needs) -> (&mut [f32], &mut Work) {
-        grow(&mut self.memory, needs.arena + 16, f32::NAN);
+    /// The parts for a kernel with these needs.
+    pub(crate) fn fit(&mut self, needs: &Needs) -> Parts<'_> {
+        let lines = |words: usize| (words * size_of::<u32>()).div_ceil(Line::BYTES);
+        let (arena, packed) = (lines(needs.arena), lines(needs.packed));
+        if self.memory.len() < arena + packed {
+            self.memory = Lines::spread(arena + packed);
+        }
         grow(&mut self.work.vars, needs.vars, 0);
         grow(&mut self.work.present, needs.present, 0);
         grow(&mut self.work.panel, needs.panel, 0.0);
-        grow(&mut self.work.packed, needs.packed.div_ceil(16), ZEROS);
         grow(&mut self.work.blank, needs.tiles, false);
         grow(&mut self.work.versions, needs.tiles, 0);
         grow(&mut self.work.packings, needs.products, None);
         grow(&mut self.work.loaded, needs.loads, None);
         grow(&mut self.work.borrowed, needs.tiles, Borrowed::default());
         self.work.registers.fit(needs);
-        let first = self.memory.as_ptr().align_offset(64).min(16);
-        (&mut self.memory[first..first + needs.arena], &mut self.work)
+        let (arena, packed) = self.memory[..arena + packed].split_at_mut(arena);
+        Parts {
+            arena: bytemuck::cast_slice_mut(arena),
+            packed: bytemuck::cast_slice_mut(packed),
+            work: &mut self.work,
+        }
     }
 }
 
 /// Makes `vec` at least `len` long; what it held is lost then.
 pub(crate) fn grow<T: Clone>(vec: &mut Vec<T>, len: usize, value: T) {
     if vec.len() < len {
-        *vec = filled(len, value);
+        *vec = vec![value; len];
     }
 }
 

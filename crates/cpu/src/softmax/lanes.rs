@@ -3,13 +3,16 @@
 use std::arch::x86_64::*;
 
 use super::{SoftmaxStep, Tiles};
-use crate::gemm::bf16::{K_STEP, ROWS, pair_order, transposed};
+use crate::gemm::bf16::{Fetch, K_STEP, LINE, ROWS, pair_order, prefetch, transposed};
 use crate::gemm::split::{PIECES, joined, pieces};
 use crate::math;
 use crate::scratch::Elements;
 
 /// Words of a tile of weights: pairs of keys.
 const PAIRS: usize = K_STEP / 2;
+
+/// Lines that are fetched beside each pair of keys: a core that computes exponentials has time for so many.
+pub(super) const LINES: usize = 2;
 
 /// 2^f on 0..1 to 2.1e-7, from the constant on: enough for weights that are rounded to bf16.
 const EXP2: [f32; 6] = [
@@ -22,7 +25,7 @@ const EXP2: [f32; 6] = [
 ];
 
 /// Runs a step whose weights are halves or pieces; the level has AVX-512 with bf16.
-pub(super) fn run(step: &SoftmaxStep, first: i64, tiles: Tiles<'_>) {
+pub(super) fn run(step: &SoftmaxStep, first: i64, tiles: Tiles<'_>, mut fetch: Fetch<'_>) {
     let (keys, rows) = (step.scores.rows, step.scores.cols);
     let weights: &mut [u16] = bytemuck::cast_slice_mut(tiles.weights);
     let stride = step.weights.stride;
@@ -54,8 +57,8 @@ pub(super) fn run(step: &SoftmaxStep, first: i64, tiles: Tiles<'_>) {
         // SAFETY: the level is available, or the kernel would have been refused; the lengths have been checked.
         unsafe {
             match step.weights.elements {
-                Elements::Pieces => lanes.run::<PIECES>(sums, weights),
-                _ => lanes.run::<1>(sums, weights),
+                Elements::Pieces => lanes.run::<PIECES>(sums, weights, &mut fetch),
+                _ => lanes.run::<1>(sums, weights, &mut fetch),
             }
         };
     }
@@ -95,7 +98,7 @@ impl Lanes<'_> {
     /// # Safety
     /// There are whole vectors of scores, and vectors and weights for the rows; a row of weights has whole K_STEPs.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn run<const P: usize>(&self, sums: Sums<'_>, weights: Weights<'_>) {
+    unsafe fn run<const P: usize>(&self, sums: Sums<'_>, weights: Weights<'_>, fetch: &mut Fetch<'_>) {
         let there = u16::MAX >> (ROWS - self.rows);
         // SAFETY: the vectors have the rows that the mask leaves.
         let [visible, before, sum] = unsafe {
@@ -118,8 +121,8 @@ impl Lanes<'_> {
         // SAFETY: the caller's promise.
         let total = unsafe {
             match all {
-                true => self.weigh::<true, P>(visible, base, weights),
-                false => self.weigh::<false, P>(visible, base, weights),
+                true => self.weigh::<true, P>(visible, base, weights, fetch),
+                false => self.weigh::<false, P>(visible, base, weights, fetch),
             }
         };
         let sum = _mm512_fmadd_ps(sum, decay, total);
@@ -183,6 +186,7 @@ impl Lanes<'_> {
         visible: __m512,
         base: __m512,
         weights: Weights<'_>,
+        fetch: &mut Fetch<'_>,
     ) -> __m512 {
         let mut totals = [_mm512_setzero_ps(); 2];
         let mut tiles = [[_mm512_setzero_si512(); PAIRS]; P];
@@ -190,8 +194,8 @@ impl Lanes<'_> {
             // SAFETY: the caller's promise.
             unsafe {
                 match self.keys - first {
-                    K_STEP.. => self.words::<ALL, true, P>(first, visible, base, &mut tiles, &mut totals),
-                    _ => self.words::<ALL, false, P>(first, visible, base, &mut tiles, &mut totals),
+                    K_STEP.. => self.words::<ALL, true, P>(first, visible, base, &mut tiles, &mut totals, fetch),
+                    _ => self.words::<ALL, false, P>(first, visible, base, &mut tiles, &mut totals, fetch),
                 }
             };
             for (plane, tile) in tiles.iter().enumerate() {
@@ -225,6 +229,7 @@ impl Lanes<'_> {
         base: __m512,
         tiles: &mut [[__m512i; PAIRS]; P],
         totals: &mut [__m512; 2],
+        fetch: &mut Fetch<'_>,
     ) {
         let scale = _mm512_set1_ps(self.scale);
         let weight = |key: usize| {
@@ -239,7 +244,15 @@ impl Lanes<'_> {
             }
         };
         let order = pair_order();
+        // Where there is nothing to fetch, a line is asked for that is there: a branch in each round takes longer.
+        let (ahead, apart) = match fetch.take(LINES * PAIRS) {
+            Some((ahead, _)) => (ahead, LINE),
+            None => (self.scores.as_ptr().cast(), 0),
+        };
         for pair in 0..PAIRS {
+            for line in 0..LINES {
+                prefetch(ahead.wrapping_add((pair * LINES + line) * apart));
+            }
             let (even, odd) = (weight(first + 2 * pair), weight(first + 2 * pair + 1));
             totals[0] = _mm512_add_ps(totals[0], even);
             totals[1] = _mm512_add_ps(totals[1], odd);

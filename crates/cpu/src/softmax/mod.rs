@@ -8,6 +8,7 @@ mod lanes;
 
 use crate::convert::Element;
 use crate::expr::Scalar;
+use crate::gemm::bf16::{Fetch, ROWS};
 use crate::level::{Level, Loop};
 use crate::math::exp2;
 use crate::rows::{fold, stage};
@@ -40,8 +41,17 @@ struct Tiles<'a> {
 }
 
 impl SoftmaxStep {
+    /// Lines that it has time to fetch: none but where the scores lie transposed.
+    pub(crate) fn fetches(&self) -> usize {
+        match self.scores.transposed {
+            true => lanes::LINES * self.scores.rows.div_ceil(2) * self.scores.cols.div_ceil(ROWS),
+            false => 0,
+        }
+    }
+
     /// Runs it for scores whose first column belongs to key `first`.
-    pub(crate) fn run(&self, level: Level, first: i64, arena: &mut [f32]) {
+    /// Meanwhile `fetch` is fetched, where the step does such.
+    pub(crate) fn run(&self, level: Level, first: i64, arena: &mut [f32], fetch: Fetch<'_>) {
         let slots = [self.scores, self.visible, self.max, self.sum, self.decay, self.weights];
         // Tiles never overlap, so all borrows are there.
         let Ok([scores, visible, max, sum, decay, weights]) = arena.get_disjoint_mut(slots.map(|slot| slot.range()))
@@ -58,7 +68,7 @@ impl SoftmaxStep {
         };
         #[cfg(target_arch = "x86_64")]
         if self.scores.transposed {
-            return lanes::run(self, first, tiles);
+            return lanes::run(self, first, tiles, fetch);
         }
         level.run(Rows {
             step: self,

@@ -7,6 +7,7 @@
 //! first step, so that these do not wait for the last of the block before.
 
 mod setup;
+mod shape;
 pub(in crate::gemm) mod tile;
 
 use std::arch::asm;
@@ -15,6 +16,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 pub(crate) use setup::{configure, is_available};
+use shape::Shape;
 
 use super::super::{Acc, Sizes};
 use super::pack::{Columns, transposed as transposed_tile};
@@ -126,7 +128,7 @@ fn product<'a>(
     let piece = steps.div_ceil(pieces);
     let mut run = Run::new(x, p, acc, fresh);
     (run.beside, run.fetch) = (beside, fetch);
-    run.blocks = (rows / 2 * (columns / 2) * pieces).max(rows.div_ceil(4));
+    run.share_out([rows, columns]);
     for row in (0..rows - rows % 2).step_by(2) {
         for first in (0..steps).step_by(piece) {
             for column in (0..columns - columns % 2).step_by(2) {
@@ -152,14 +154,11 @@ fn product<'a>(
     run.end();
 }
 
-/// Tiles of rows × tiles of columns of a block of sums.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Shape {
-    TwoByTwo,
-    FourByOne,
-    OneByFour,
-    One,
-}
+/// Steps of a block between two parts of what is packed beside it: the processor works ahead that far, and does both at once.
+const PAUSE: usize = 9;
+
+/// Tiles of rows and of columns of sums from which on computing takes longer than fetching.
+const LARGE: usize = 4;
 
 /// How sums begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,6 +185,8 @@ struct Block {
     held_stride: usize,
     /// Bytes between the rows of sums (168).
     stride: usize,
+    /// Lines that are fetched beside each step (176).
+    lines: usize,
 }
 
 /// One product's blocks of sums, one after another.
@@ -196,12 +197,16 @@ struct Run<'a> {
     stride: usize,
     fresh: bool,
     block: Block,
-    /// The shape of the block that the registers hold.
-    held: Option<Shape>,
-    /// What is packed and fetched meanwhile, and the blocks that it is shared out to.
+    /// The shape of the block that the registers hold, and where its first tile goes.
+    held: Option<(Shape, *mut f32)>,
+    /// What is packed meanwhile, and how many pieces of it after PAUSE steps of two by two.
     beside: Option<Columns<'a>>,
+    pieces: usize,
+    /// What is fetched meanwhile: how many lines beside each step, and the next one, or how many lines of each group.
     fetch: Fetch<'a>,
-    blocks: usize,
+    lines: usize,
+    ahead: *const u16,
+    of_each: usize,
     /// Where registers go that hold nothing.
     nowhere: [f32; ROWS * ROWS],
     borrow: PhantomData<&'a mut [f32]>,
@@ -380,6 +385,15 @@ macro_rules! steps {
             $shape!($begin),
             "2:",
             $fetch!(),
+            "mov {t}, [{b} + 176]",
+            "test {t}, {t}",
+            "jz 5f",
+            "4:",
+            "prefetcht1 [{ahead}]",
+            "add {ahead}, 64",
+            "dec {t}",
+            "jnz 4b",
+            "5:",
             "dec {n}",
             "jz 3f",
             "add {kx}, 64",
@@ -396,6 +410,7 @@ macro_rules! steps {
             kp = inout(reg) 1024 * $steps.start => _,
             ps = in(reg) 64usize,
             n = inout(reg) $steps.len() => _,
+            ahead = inout(reg) $run.ahead,
             options(nostack),
         )
     };
@@ -419,14 +434,32 @@ impl<'a> Run<'a> {
                 held: [nobody; 4],
                 held_stride: 0,
                 stride: 4 * sums.stride,
+                lines: 0,
             },
             held: None,
             beside: None,
+            pieces: 0,
             fetch: Fetch::NONE,
-            blocks: 0,
+            lines: 0,
+            of_each: 0,
+            ahead: std::ptr::null(),
             nowhere: [0.0; ROWS * ROWS],
             borrow: PhantomData,
         }
+    }
+
+    /// Shares what is done beside the product out to its steps, for this many tiles of rows and columns.
+    fn share_out(&mut self, [rows, columns]: [usize; 2]) {
+        let steps = (rows * columns * self.p.steps()).div_ceil(4);
+        self.pieces = self
+            .beside
+            .as_ref()
+            .map_or(0, Columns::left)
+            .div_ceil((steps / PAUSE).max(1));
+        (self.lines, self.of_each) = match rows.min(columns) >= LARGE {
+            true => (self.fetch.total().div_ceil(steps), 0),
+            false => (0, self.fetch.lines().div_ceil(steps)),
+        };
     }
 
     /// The blocks of a strip of tiles: one where it has four, else a block each.
@@ -444,15 +477,10 @@ impl<'a> Run<'a> {
     /// The sums at tile `to` (row, column) += steps of rows of x and columns of p from tile `from` on. They are stored with
     /// the next block, or at the end.
     fn block(&mut self, shape: Shape, from: [usize; 2], to: [usize; 2], steps: Range<usize>) {
-        if self.held.is_some_and(|held| held != shape) {
+        if self.held.is_some_and(|(held, _)| held != shape) {
             self.store();
         }
         let [rows, columns] = shape.tiles();
-        let place = |i: usize| match shape {
-            Shape::TwoByTwo => [i / 2, i % 2],
-            Shape::FourByOne => [i, 0],
-            Shape::OneByFour | Shape::One => [0, i],
-        };
         let block = &mut self.block;
         for i in 0..rows {
             let group = self.x.group(from[0] + i);
@@ -461,17 +489,14 @@ impl<'a> Run<'a> {
         for j in 0..columns {
             block.p[j] = self.p.words[(from[1] + j) * self.p.pairs * ROWS..].as_ptr();
         }
+        let at = self.sums.wrapping_add(to[0] * ROWS * self.stride + to[1] * ROWS);
+        block.c = shape.sums(at, self.stride);
+        // Not what `c` was: the processor would wait for that to be written, and so for all before it.
         (block.held, block.held_stride) = match self.held {
-            Some(_) => (block.c, block.stride),
+            Some((_, held)) => (shape.sums(held, self.stride), block.stride),
             None => ([self.nowhere.as_mut_ptr(); 4], 4 * ROWS),
         };
-        for (i, c) in block.c.iter_mut().enumerate().take(rows * columns) {
-            let [row, column] = place(i);
-            *c = self
-                .sums
-                .wrapping_add((to[0] + row) * ROWS * self.stride + (to[1] + column) * ROWS);
-        }
-        self.held = Some(shape);
+        self.held = Some((shape, at));
         let first = match self.fresh && steps.start == 0 {
             true => Begin::Zero,
             false => Begin::Load,
@@ -481,25 +506,30 @@ impl<'a> Run<'a> {
 
     /// Does the steps of a block, and its part of what is done beside the product.
     fn steps(&mut self, shape: Shape, first: Begin, steps: Range<usize>) {
-        let blocks = self.blocks.max(1);
-        self.blocks = self.blocks.saturating_sub(1);
-        let mut pieces = self.beside.as_ref().map_or(0, Columns::left).div_ceil(blocks);
-        let mut lines = self.fetch.left().div_ceil(blocks);
-        let apart = match pieces + lines {
-            0 => steps.len().max(1),
-            _ => shape.pause(pieces > 0),
+        let apart = match (self.pieces, self.of_each) {
+            (0, 0) => steps.len(),
+            (_, 0) => PAUSE,
+            _ => shape.pause(),
         };
+        let mut begin = first;
         for start in steps.clone().step_by(apart) {
-            let begin = if start == steps.start { first } else { Begin::GoOn };
-            self.some_steps(shape, begin, start..steps.end.min(start + apart));
-            let pauses = (steps.end - start).div_ceil(apart);
-            let (some_pieces, some_lines) = (pieces.div_ceil(pauses), lines.div_ceil(pauses));
+            let end = steps.end.min(start + apart);
+            self.look_ahead(end - start);
+            self.some_steps(shape, begin, start..end);
+            begin = Begin::GoOn;
             if let Some(beside) = &mut self.beside {
-                beside.advance(some_pieces);
+                beside.advance(self.pieces);
             }
-            self.fetch.advance(some_lines);
-            (pieces, lines) = (pieces - some_pieces, lines - some_lines);
+            self.fetch.advance(self.of_each * apart);
         }
+    }
+
+    /// Decides which lines are fetched beside the next steps, one after another.
+    fn look_ahead(&mut self, steps: usize) {
+        (self.ahead, self.block.lines) = match self.fetch.take(self.lines * steps) {
+            Some((first, _)) if self.lines > 0 => (first, self.lines),
+            _ => (std::ptr::null(), 0),
+        };
     }
 
     fn some_steps(&mut self, shape: Shape, begin: Begin, steps: Range<usize>) {
@@ -529,7 +559,9 @@ impl<'a> Run<'a> {
     fn end(&mut self) {
         self.store();
         self.pack();
-        self.fetch.advance(usize::MAX);
+        if self.of_each > 0 {
+            self.fetch.advance(usize::MAX);
+        }
     }
 
     /// Packs what is left.
@@ -541,8 +573,8 @@ impl<'a> Run<'a> {
 
     /// Stores what the registers hold.
     fn store(&mut self) {
-        let (cs, [c0, c1, c2, c3]) = (self.block.stride, self.block.c);
-        let Some(held) = self.held.take() else { return };
+        let Some((held, at)) = self.held.take() else { return };
+        let (cs, [c0, c1, c2, c3]) = (self.block.stride, held.sums(at, self.stride));
         // SAFETY: the sums have the tiles of the last block.
         unsafe {
             tile::store::<0>(c0, cs);
@@ -551,27 +583,6 @@ impl<'a> Run<'a> {
                 tile::store::<2>(c2, cs);
                 tile::store::<3>(c3, cs);
             }
-        }
-    }
-}
-
-impl Shape {
-    fn tiles(self) -> [usize; 2] {
-        match self {
-            Shape::TwoByTwo => [2, 2],
-            Shape::FourByOne => [4, 1],
-            Shape::OneByFour => [1, 4],
-            Shape::One => [1, 1],
-        }
-    }
-
-    /// Steps of a block between two parts of what is done beside it, which may be packing: the processor works ahead that far,
-    /// and does both at once. Where a row meets one tile of columns, memory decides, and lines had better be asked for evenly.
-    fn pause(self, packs: bool) -> usize {
-        match self {
-            Shape::FourByOne | Shape::One => 1,
-            Shape::TwoByTwo | Shape::OneByFour if packs => 9,
-            Shape::TwoByTwo | Shape::OneByFour => 4,
         }
     }
 }

@@ -18,7 +18,7 @@ mod pack;
 #[cfg(target_arch = "x86_64")]
 mod thin;
 
-pub(crate) use ahead::{Ahead, Fetch};
+pub(crate) use ahead::{Ahead, Fetch, LINE, prefetch};
 #[cfg(target_arch = "x86_64")]
 use pack::Columns;
 #[cfg(target_arch = "x86_64")]

@@ -43,10 +43,10 @@ impl<'a> Pieces<'a> {
     /// Packs a group of rows in some tiles of columns, whose pieces are so many words apart.
     ///
     /// # Safety
-    /// There are such a group and tiles, and `to` has the pieces; `order` is [`pair_order`].
+    /// There are such a group and tiles, and `to` has the pieces.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     #[inline]
-    pub(super) unsafe fn pack(&self, group: usize, tiles: Range<usize>, order: __m512i, to: *mut u32, apart: usize) {
+    pub(super) unsafe fn pack(&self, group: usize, tiles: Range<usize>, orders: Orders, to: *mut u32, apart: usize) {
         let rows = self.k.saturating_sub(group * ROWS).min(ROWS);
         let from = match rows {
             0 => Halves { data: &[], stride: 0 },
@@ -54,12 +54,19 @@ impl<'a> Pieces<'a> {
         };
         // SAFETY: the group has the rows and columns; the caller's promise.
         unsafe {
-            for (i, tile) in tiles.enumerate() {
-                let (first, to) = (tile * ROWS, to.add(i * apart));
-                match [rows, (self.columns - first).min(ROWS)] {
-                    [ROWS, ROWS] => pair_up(from, first, order, to),
-                    there => pair_up_part(from, first, there, order, to),
-                }
+            let (mut tile, mut to) = (tiles.start, to);
+            while tile < tiles.end {
+                let first = tile * ROWS;
+                let columns = self.columns - first;
+                let count = if rows == ROWS && columns >= 2 * ROWS && tiles.end - tile >= 2 {
+                    pair_up(from, first, orders, [to, to.add(apart)]);
+                    2
+                } else {
+                    pair_up_part(from, first, [rows, columns.min(ROWS)], orders, to);
+                    1
+                };
+                tile += count;
+                to = to.add(count * apart);
             }
         }
     }
@@ -126,14 +133,13 @@ impl<'a> Columns<'a> {
     /// There are so many, and the group is one of those.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     unsafe fn interleave(&mut self, end: usize) {
-        // Told the numbers, the compiler makes one slow shuffle of two.
-        let order = std::hint::black_box(pair_order());
+        let orders = Orders::new();
         let to = &mut self.words[(self.tile * self.groups + self.group) * PIECE..];
         let apart = self.groups * PIECE;
         // SAFETY: `new` has seen that the words are there.
         unsafe {
             self.pieces
-                .pack(self.group, self.tile..end, order, to.as_mut_ptr(), apart);
+                .pack(self.group, self.tile..end, orders, to.as_mut_ptr(), apart);
         }
     }
 }
@@ -145,6 +151,34 @@ pub(crate) fn pair_order() -> __m512i {
     let halves: [u16; 32] = std::array::from_fn(|i| (i / 2 + i % 2 * ROWS) as u16);
     // SAFETY: 64 bytes.
     unsafe { _mm512_loadu_si512(halves.as_ptr().cast()) }
+}
+
+/// What `permutex2var` makes pairs by, of sixteen elements of one row and of another: the first sixteen, and those after them.
+#[derive(Clone, Copy)]
+pub(super) struct Orders([__m512i; 2]);
+
+impl Orders {
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    pub(super) fn new() -> Orders {
+        const HALVES: [[u16; K_STEP]; 2] = [order(0), order(ROWS)];
+        // Told the numbers, the compiler makes slow shuffles of them. It is the place that it must not know: a copy would be
+        // written in parts and read as a whole, which waits for all before.
+        let [low, high] = std::hint::black_box(&HALVES);
+        // SAFETY: 64 bytes each.
+        unsafe { Orders([low, high].map(|halves| _mm512_loadu_si512(halves.as_ptr().cast()))) }
+    }
+}
+
+/// Elements from `first` on of one row, each with that of the other, which count from K_STEP on.
+const fn order(first: usize) -> [u16; K_STEP] {
+    let mut halves = [0; K_STEP];
+    let mut i = 0;
+    while i < K_STEP {
+        halves[i] = (first + i / 2 + i % 2 * K_STEP) as u16;
+        i += 1;
+    }
+    halves
 }
 
 /// Panics unless `from` has so many rows and columns.
@@ -182,18 +216,25 @@ unsafe fn transpose(from: Operand<'_>, columns: usize, k: usize, words: &mut [u3
     }
 }
 
-/// The words of 16 columns from `first` on, over 16 rows.
+/// The words of two tiles of columns from `first` on, over 16 rows.
 ///
 /// # Safety
-/// `from` has the rows and columns, `to` half a tile.
+/// `from` has the rows and columns, `to` half a tile each.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
-unsafe fn pair_up(from: Halves<'_>, first: usize, order: __m512i, to: *mut u32) {
-    for pair in 0..ROWS / 2 {
-        // SAFETY: both rows are there; pair is one of the eight.
-        unsafe {
-            let row = |at: usize| _mm256_loadu_si256(from.data.as_ptr().add(at * from.stride + first).cast());
-            store_pairs(row(2 * pair), row(2 * pair + 1), order, to.add(pair * ROWS));
+unsafe fn pair_up(from: Halves<'_>, first: usize, orders: Orders, to: [*mut u32; 2]) {
+    let Orders(orders) = orders;
+    // SAFETY: the rows are there, and the pairs are eight.
+    unsafe {
+        let mut upper = from.data.as_ptr().add(first);
+        for pair in 0..ROWS / 2 {
+            let lower = upper.add(from.stride);
+            let (a, b) = (_mm512_loadu_si512(upper.cast()), _mm512_loadu_si512(lower.cast()));
+            for (order, to) in orders.into_iter().zip(to) {
+                let words = _mm512_permutex2var_epi16(a, order, b);
+                _mm512_storeu_si512(to.add(pair * ROWS).cast(), words);
+            }
+            upper = lower.wrapping_add(from.stride);
         }
     }
 }
@@ -203,29 +244,18 @@ unsafe fn pair_up(from: Halves<'_>, first: usize, order: __m512i, to: *mut u32) 
 /// # Safety
 /// `from` has the rows and columns, `to` half a tile.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn pair_up_part(from: Halves<'_>, first: usize, [rows, columns]: [usize; 2], order: __m512i, to: *mut u32) {
-    let there = ones(columns) as u16;
+unsafe fn pair_up_part(from: Halves<'_>, first: usize, [rows, columns]: [usize; 2], orders: Orders, to: *mut u32) {
+    let there = ones(columns);
     let row = |at: usize| match at < rows {
         // SAFETY: the group has the row, and the mask leaves out what is beyond the columns.
-        true => unsafe { _mm256_maskz_loadu_epi16(there, from.data.as_ptr().add(at * from.stride + first).cast()) },
-        false => _mm256_setzero_si256(),
+        true => unsafe { _mm512_maskz_loadu_epi16(there, from.data.as_ptr().add(at * from.stride + first).cast()) },
+        false => _mm512_setzero_si512(),
     };
     for pair in 0..ROWS / 2 {
+        let words = _mm512_permutex2var_epi16(row(2 * pair), orders.0[0], row(2 * pair + 1));
         // SAFETY: pair is one of the eight.
-        unsafe { store_pairs(row(2 * pair), row(2 * pair + 1), order, to.add(pair * ROWS)) };
+        unsafe { _mm512_storeu_si512(to.add(pair * ROWS).cast(), words) };
     }
-}
-
-/// Stores words of an element of each.
-///
-/// # Safety
-/// `to` has sixteen words.
-#[target_feature(enable = "avx512f,avx512bw")]
-#[inline]
-unsafe fn store_pairs(lower: __m256i, upper: __m256i, order: __m512i, to: *mut u32) {
-    let both = _mm512_inserti64x4(_mm512_castsi256_si512(lower), upper, 1);
-    // SAFETY: the caller's promise.
-    unsafe { _mm512_storeu_si512(to.cast(), _mm512_permutexvar_epi16(order, both)) };
 }
 
 /// A mask of the first `count` of 32.

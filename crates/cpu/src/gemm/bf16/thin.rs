@@ -2,15 +2,14 @@
 //!
 //! What is packed is used once. It stays in the first-level cache: two tiles are packed while the two before are multiplied.
 
-use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
 use super::super::{Acc, Sizes};
 use super::amx::configure;
 use super::amx::tile::{dot, load, store, zero};
-use super::pack::{Pieces, pair_order};
+use super::pack::{Orders, Pieces};
 use super::{Fetch, Halves, K_STEP, Operand, ROWS};
-use crate::memory::Line;
+use crate::lines::Line;
 
 /// Words of a packed tile.
 const TILE: usize = ROWS * ROWS;
@@ -70,9 +69,9 @@ impl Product<'_> {
     unsafe fn run(&self, fetch: &mut Fetch<'_>) {
         let mut ring = MaybeUninit::<Ring>::uninit();
         let ring = ring.as_mut_ptr().cast::<u32>();
-        // Told the numbers, the compiler makes one slow shuffle of two.
-        let order = std::hint::black_box(pair_order());
+        let orders = Orders::new();
         let mut turns = self.columns.div_ceil(TILES) * self.steps;
+        let lines = fetch.lines().div_ceil(turns);
         let mut before = None;
         for first in (0..self.columns).step_by(TILES) {
             for step in 0..self.steps {
@@ -83,12 +82,12 @@ impl Product<'_> {
                     packed: ring.wrapping_add(turns % 2 * TILES * TILE),
                 };
                 // SAFETY: each half of the ring has TILES tiles, which the turn before the last is done with.
-                unsafe { self.pack(&turn, order) };
+                unsafe { self.pack(&turn, orders) };
                 if let Some(before) = before.replace(turn) {
                     // SAFETY: its tiles are packed; the caller's promise.
                     unsafe { self.multiply(&before) };
                 }
-                fetch.advance(fetch.left().div_ceil(turns));
+                fetch.advance(lines);
                 turns -= 1;
             }
         }
@@ -102,13 +101,13 @@ impl Product<'_> {
     /// AVX-512 is available; `turn` has room for its tiles.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     #[inline]
-    unsafe fn pack(&self, turn: &Turn, order: __m512i) {
+    unsafe fn pack(&self, turn: &Turn, orders: Orders) {
         let tiles = || turn.first..turn.first + turn.tiles;
         for half in 0..2 {
             // SAFETY: a packed tile is two pieces, one after the other.
             unsafe {
                 let to = turn.packed.add(half * TILE / 2);
-                self.pieces.pack(2 * turn.step + half, tiles(), order, to, TILE);
+                self.pieces.pack(2 * turn.step + half, tiles(), orders, to, TILE);
             }
         }
     }
