@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{SoftmaxStep, Tiles};
+use super::{LINES, SoftmaxStep, Tiles};
 use crate::gemm::bf16::{Fetch, K_STEP, LINE, ROWS, pair_order, prefetch, transposed};
 use crate::gemm::split::{PIECES, joined, pieces};
 use crate::math;
@@ -10,9 +10,6 @@ use crate::scratch::Elements;
 
 /// Words of a tile of weights: pairs of keys.
 const PAIRS: usize = K_STEP / 2;
-
-/// Lines that are fetched beside each pair of keys: a core that computes exponentials has time for so many.
-pub(super) const LINES: usize = 2;
 
 /// 2^f on 0..1 to 2.1e-7, from the constant on: enough for weights that are rounded to bf16.
 const EXP2: [f32; 6] = [

@@ -14,6 +14,10 @@ use crate::math::exp2;
 use crate::rows::{fold, stage};
 use crate::scratch::Slot;
 
+/// Lines that are fetched beside each pair of keys where the scores lie transposed: a core that computes exponentials has time
+/// for so many.
+const LINES: usize = 2;
+
 /// A compiled step.
 #[derive(Clone, Debug)]
 pub(crate) struct SoftmaxStep {
@@ -44,7 +48,7 @@ impl SoftmaxStep {
     /// Lines that it has time to fetch: none but where the scores lie transposed.
     pub(crate) fn fetches(&self) -> usize {
         match self.scores.transposed {
-            true => lanes::LINES * self.scores.rows.div_ceil(2) * self.scores.cols.div_ceil(ROWS),
+            true => LINES * self.scores.rows.div_ceil(2) * self.scores.cols.div_ceil(ROWS),
             false => 0,
         }
     }

@@ -527,8 +527,8 @@ impl<'a> Run<'a> {
     /// Decides which lines are fetched beside the next steps, one after another.
     fn look_ahead(&mut self, steps: usize) {
         (self.ahead, self.block.lines) = match self.fetch.take(self.lines * steps) {
-            Some((first, _)) if self.lines > 0 => (first, self.lines),
-            _ => (std::ptr::null(), 0),
+            Some((first, _)) => (first, self.lines),
+            None => (std::ptr::null(), 0),
         };
     }
 
@@ -559,9 +559,6 @@ impl<'a> Run<'a> {
     fn end(&mut self) {
         self.store();
         self.pack();
-        if self.of_each > 0 {
-            self.fetch.advance(usize::MAX);
-        }
     }
 
     /// Packs what is left.
