@@ -293,8 +293,8 @@ fn exp2<const P: usize>(x: __m512) -> __m512 {
 #[target_feature(enable = "avx512f")]
 #[inline]
 fn polynomial<const N: usize>(terms: [f32; N], x: __m512) -> __m512 {
-    let mut sum = _mm512_setzero_ps();
-    for &term in terms.iter().rev() {
+    let mut sum = _mm512_set1_ps(terms[N - 1]);
+    for &term in terms[..N - 1].iter().rev() {
         sum = _mm512_fmadd_ps(sum, x, _mm512_set1_ps(term));
     }
     sum

@@ -6,15 +6,18 @@
 //! A block of sums is up to four tiles. It is stored, and the next loaded, between the instructions of the next block's
 //! first step, so that these do not wait for the last of the block before.
 
+mod beside;
 mod setup;
 mod shape;
+mod squares;
+mod strips;
 pub(in crate::gemm) mod tile;
 
-use std::arch::asm;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use beside::Beside;
 pub(crate) use setup::{configure, is_available};
 use shape::Shape;
 
@@ -50,28 +53,47 @@ pub(super) fn transposed(sizes: Sizes, acc: Acc<'_>, b: Operand<'_>, a: Packed<'
     check(b, rows, a, columns);
     assert!(acc.data.len() >= (m - 1) * acc.stride + rows * ROWS);
     configure();
+    // SAFETY: AMX is configured and implies AVX-512; b, a and acc have the tiles.
+    unsafe { all_transposed(acc, m, b, a, [rows, columns]) };
+}
+
+/// [`transposed`], by blocks of two by two that are transposed on their way to acc.
+///
+/// # Safety
+/// AMX is configured; there are such tiles of rows and columns, and acc has m rows.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn all_transposed(acc: Acc<'_>, m: usize, b: Operand<'_>, a: Packed<'_>, [rows, columns]: [usize; 2]) {
     let mut sums = [0.0f32; 4 * ROWS * ROWS];
-    for column in (0..columns).step_by(2) {
-        for row in (0..rows).step_by(2) {
-            let (r, c) = ((rows - row).min(2), (columns - column).min(2));
-            let to = Acc {
-                data: &mut sums,
-                stride: 2 * ROWS,
-            };
-            let mut run = Run::new(b, a, to, true);
-            let places = [(0, 0), (0, 1), (1, 0), (1, 1)];
-            let there = || places.into_iter().filter(|&(i, j)| i < r && j < c);
-            match (r, c) {
-                (2, 2) => run.block(Shape::TwoByTwo, [row, column], [0, 0], 0..a.steps()),
-                _ => there().for_each(|(i, j)| run.block(Shape::One, [row + i, column + j], [i, j], 0..a.steps())),
-            }
-            run.end();
-            for (i, j) in there() {
-                let first = (column + j) * ROWS;
-                let to = &mut acc.data[first * acc.stride + (row + i) * ROWS..];
-                let from = &sums[i * ROWS * 2 * ROWS + j * ROWS..];
-                // SAFETY: AMX implies AVX-512; acc has rows up to m and whole tiles of columns, `sums` a whole tile.
-                unsafe { add_transposed(from, to, acc.stride, (m - first).min(ROWS)) };
+    // SAFETY: the caller's promise; `sums` has four tiles.
+    unsafe {
+        let mut nothing = Beside::nothing();
+        for column in (0..columns).step_by(2) {
+            for row in (0..rows).step_by(2) {
+                let to = Acc {
+                    data: &mut sums,
+                    stride: 2 * ROWS,
+                };
+                let mut run = Run::new(b, a, to, true);
+                let places = [(0, 0), (0, 1), (1, 0), (1, 1)];
+                let there = || {
+                    places
+                        .into_iter()
+                        .filter(|&(i, j)| row + i < rows && column + j < columns)
+                };
+                match there().count() {
+                    4 => {
+                        let (x, p) = (run.rows(row), run.columns(column));
+                        run.square(x, p, [0, 0], 0..a.steps(), &mut nothing);
+                    }
+                    _ => there().for_each(|(i, j)| run.one([row + i, column + j], [i, j], &mut nothing)),
+                }
+                run.end();
+                for (i, j) in there() {
+                    let first = (column + j) * ROWS;
+                    let to = &mut acc.data[first * acc.stride + (row + i) * ROWS..];
+                    let from = &sums[i * ROWS * 2 * ROWS + j * ROWS..];
+                    add_transposed(from, to, acc.stride, (m - first).min(ROWS));
+                }
             }
         }
     }
@@ -108,85 +130,34 @@ unsafe fn add_transposed(from: &[f32], to: &mut [f32], stride: usize, rows: usiz
 /// Steps of k that a block takes at most: two tiles of rows over so many stay in the first-level cache while the columns pass
 /// by, which are loaded with the hint (`t1`) to leave it alone.
 const STEPS: usize = 18;
+/// Bytes from a step's tile of rows to the next one's.
+const X_STEP: usize = 2 * K_STEP;
+/// Bytes of a row of a packed tile, and of the whole.
+const PACKED_LINE: usize = 4 * ROWS;
+const PACKED_TILE: usize = ROWS * PACKED_LINE;
 
-/// sums \[rows, columns\] = x · p, plus what they were unless `fresh`; meanwhile `beside` is packed and `fetch` fetched.
+/// sums \[rows, columns\] = x · p, plus what they were unless `fresh`; meanwhile `pack` is packed and `fetch` fetched.
 fn product<'a>(
     [rows, columns]: [usize; 2],
     acc: Acc<'a>,
     x: Operand<'a>,
     p: Packed<'a>,
     fresh: bool,
-    beside: Option<Columns<'a>>,
+    pack: Option<Columns<'a>>,
     fetch: Fetch<'a>,
 ) {
-    let (rows, columns) = (rows.div_ceil(ROWS), columns.div_ceil(ROWS));
+    let tiles = [rows.div_ceil(ROWS), columns.div_ceil(ROWS)];
+    let [rows, columns] = tiles;
     check(x, rows, p, columns);
     assert!(acc.data.len() >= (rows * ROWS - 1) * acc.stride + columns * ROWS);
     configure();
-    let steps = p.steps();
-    let pieces = steps.div_ceil(STEPS);
-    let piece = steps.div_ceil(pieces);
-    let mut run = Run::new(x, p, acc, fresh);
-    (run.beside, run.fetch) = (beside, fetch);
-    run.share_out([rows, columns]);
-    for row in (0..rows - rows % 2).step_by(2) {
-        for first in (0..steps).step_by(piece) {
-            for column in (0..columns - columns % 2).step_by(2) {
-                let at = [row, column];
-                run.block(Shape::TwoByTwo, at, at, first..(first + piece).min(steps));
-            }
-        }
+    // SAFETY: AMX is configured and implies AVX-512; x, p and the sums have the tiles.
+    unsafe {
+        let of_block = p.steps().div_ceil(p.steps().div_ceil(STEPS));
+        let mut beside = Beside::new(pack, fetch, tiles, [p.steps(), of_block]);
+        Run::new(x, p, acc, fresh).all(tiles, of_block, &mut beside);
+        beside.finish();
     }
-    // The last column and row where their number is odd.
-    if columns % 2 == 1 {
-        for row in (0..rows).step_by(4) {
-            run.strip(Shape::FourByOne, row..rows.min(row + 4), |row| [row, columns - 1]);
-        }
-    }
-    if rows % 2 == 1 {
-        let even = columns - columns % 2;
-        for column in (0..even).step_by(4) {
-            run.strip(Shape::OneByFour, column..even.min(column + 4), |column| {
-                [rows - 1, column]
-            });
-        }
-    }
-    run.end();
-}
-
-/// Steps of a block between two parts of what is packed beside it: the processor works ahead that far, and does both at once.
-const PAUSE: usize = 9;
-
-/// Tiles of rows and of columns of sums from which on computing takes longer than fetching.
-const LARGE: usize = 4;
-
-/// How sums begin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Begin {
-    Zero,
-    /// With what they are.
-    Load,
-    /// They are in the registers.
-    GoOn,
-}
-
-/// What the assembly is told of a block; the offsets there are those of the fields here.
-#[repr(C)]
-struct Block {
-    /// Rows: their first element (0), and bytes from one to the next (32).
-    x: [*const u16; 4],
-    x_stride: [usize; 4],
-    /// Packed columns (64).
-    p: [*const u32; 4],
-    /// Sums (96).
-    c: [*mut f32; 4],
-    /// Where the sums go that the registers hold (128), and bytes between their rows (160).
-    held: [*mut f32; 4],
-    held_stride: usize,
-    /// Bytes between the rows of sums (168).
-    stride: usize,
-    /// Lines that are fetched beside each step (176).
-    lines: usize,
 }
 
 /// One product's blocks of sums, one after another.
@@ -196,389 +167,211 @@ struct Run<'a> {
     sums: *mut f32,
     stride: usize,
     fresh: bool,
-    block: Block,
     /// The shape of the block that the registers hold, and where its first tile goes.
     held: Option<(Shape, *mut f32)>,
-    /// What is packed meanwhile, and how many pieces of it after PAUSE steps of two by two.
-    beside: Option<Columns<'a>>,
-    pieces: usize,
-    /// What is fetched meanwhile: how many lines beside each step, and the next one, or how many lines of each group.
-    fetch: Fetch<'a>,
-    lines: usize,
-    ahead: *const u16,
-    of_each: usize,
-    /// Where registers go that hold nothing.
-    nowhere: [f32; ROWS * ROWS],
     borrow: PhantomData<&'a mut [f32]>,
 }
 
-/// A row tile into a register: where its pointer and its stride stand in the block.
-macro_rules! rows {
-    ($load:literal, $tile:literal, $at:literal, $stride:literal) => {
-        concat!(
-            "mov {t}, [{b} + ",
-            $at,
-            "]\n mov {s}, [{b} + ",
-            $stride,
-            "]\n add {t}, {kx}\n ",
-            $load,
-            " ",
-            $tile,
-            ", [{t} + {s}]\n"
-        )
-    };
+/// How a block begins: what the registers hold of another is put away, and its own sums are loaded, or begin at zero.
+struct Begin {
+    sums: [*mut f32; 4],
+    held: Option<[*mut f32; 4]>,
+    fresh: bool,
+    /// Bytes between the rows of sums.
+    stride: usize,
 }
 
-/// A packed tile into a register.
-macro_rules! packed {
-    ($load:literal, $tile:literal, $at:literal) => {
-        concat!(
-            "mov {t}, [{b} + ",
-            $at,
-            "]\n add {t}, {kp}\n ",
-            $load,
-            " ",
-            $tile,
-            ", [{t} + {ps}]\n"
-        )
-    };
-}
+impl Begin {
+    /// # Safety
+    /// AMX is configured; there are a tile of sums and one for what is held.
+    #[inline(always)]
+    unsafe fn sum<const I: usize>(&self) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if let Some(held) = self.held {
+                tile::store::<I>(held[I], self.stride);
+            }
+            match self.fresh {
+                true => tile::zero::<I>(),
+                false => tile::load::<I>(self.sums[I].cast(), self.stride),
+            }
+        }
+    }
 
-/// Sums that go on.
-macro_rules! go_on {
-    ($tile:literal, $at:literal, $held:literal) => {
-        ""
-    };
-}
-
-/// Puts away what a register of sums holds, and begins it at zero.
-macro_rules! zero {
-    ($tile:literal, $at:literal, $held:literal) => {
-        concat!(
-            "mov {t}, [{b} + ",
-            $held,
-            "]\n mov {s}, [{b} + 160]\n tilestored [{t} + {s}], ",
-            $tile,
-            "\n tilezero ",
-            $tile,
-            "\n"
-        )
-    };
-}
-
-/// Puts away what a register of sums holds, and begins it with what the sums are.
-macro_rules! load {
-    ($tile:literal, $at:literal, $held:literal) => {
-        concat!(
-            "mov {t}, [{b} + ",
-            $held,
-            "]\n mov {s}, [{b} + 160]\n tilestored [{t} + {s}], ",
-            $tile,
-            "\n mov {t}, [{b} + ",
-            $at,
-            "]\n mov {s}, [{b} + 168]\n tileloadd ",
-            $tile,
-            ", [{t} + {s}]\n"
-        )
-    };
-}
-
-macro_rules! two_by_two {
-    ($begin:ident) => {
-        concat!(
-            rows!("tileloadd", "tmm4", 0, 32),
-            packed!("tileloaddt1", "tmm6", 64),
-            $begin!("tmm0", 96, 128),
-            "tdpbf16ps tmm0, tmm4, tmm6\n",
-            packed!("tileloaddt1", "tmm7", 72),
-            $begin!("tmm1", 104, 136),
-            "tdpbf16ps tmm1, tmm4, tmm7\n",
-            rows!("tileloadd", "tmm5", 8, 40),
-            $begin!("tmm2", 112, 144),
-            "tdpbf16ps tmm2, tmm5, tmm6\n",
-            $begin!("tmm3", 120, 152),
-            "tdpbf16ps tmm3, tmm5, tmm7\n"
-        )
-    };
-}
-
-macro_rules! four_by_one {
-    ($begin:ident) => {
-        concat!(
-            packed!("tileloadd", "tmm6", 64),
-            rows!("tileloadd", "tmm4", 0, 32),
-            $begin!("tmm0", 96, 128),
-            "tdpbf16ps tmm0, tmm4, tmm6\n",
-            rows!("tileloadd", "tmm5", 8, 40),
-            $begin!("tmm1", 104, 136),
-            "tdpbf16ps tmm1, tmm5, tmm6\n",
-            rows!("tileloadd", "tmm4", 16, 48),
-            $begin!("tmm2", 112, 144),
-            "tdpbf16ps tmm2, tmm4, tmm6\n",
-            rows!("tileloadd", "tmm5", 24, 56),
-            $begin!("tmm3", 120, 152),
-            "tdpbf16ps tmm3, tmm5, tmm6\n"
-        )
-    };
-}
-
-macro_rules! one_by_four {
-    ($begin:ident) => {
-        concat!(
-            rows!("tileloadd", "tmm4", 0, 32),
-            packed!("tileloaddt1", "tmm6", 64),
-            $begin!("tmm0", 96, 128),
-            "tdpbf16ps tmm0, tmm4, tmm6\n",
-            packed!("tileloaddt1", "tmm7", 72),
-            $begin!("tmm1", 104, 136),
-            "tdpbf16ps tmm1, tmm4, tmm7\n",
-            packed!("tileloaddt1", "tmm6", 80),
-            $begin!("tmm2", 112, 144),
-            "tdpbf16ps tmm2, tmm4, tmm6\n",
-            packed!("tileloaddt1", "tmm7", 88),
-            $begin!("tmm3", 120, 152),
-            "tdpbf16ps tmm3, tmm4, tmm7\n"
-        )
-    };
-}
-
-macro_rules! one {
-    ($begin:ident) => {
-        concat!(
-            rows!("tileloadd", "tmm4", 0, 32),
-            packed!("tileloadd", "tmm6", 64),
-            $begin!("tmm0", 96, 128),
-            "tdpbf16ps tmm0, tmm4, tmm6\n"
-        )
-    };
-}
-
-/// Steps of a block beside which the next block's sums are fetched: in each of them four rows of two tiles.
-const FETCH_STEPS: usize = 2 * ROWS / 4;
-
-/// A step's part of the next block's sums.
-macro_rules! fetch {
-    () => {
-        concat!(
-            "prefetcht0 [{next}]\n prefetcht0 [{next} + 64]\n add {next}, {cs}\n",
-            "prefetcht0 [{next}]\n prefetcht0 [{next} + 64]\n add {next}, {cs}\n",
-            "prefetcht0 [{next}]\n prefetcht0 [{next} + 64]\n add {next}, {cs}\n",
-            "prefetcht0 [{next}]\n prefetcht0 [{next} + 64]\n add {next}, {cs}\n"
-        )
-    };
-}
-
-/// Nothing of them.
-macro_rules! leave {
-    () => {
-        "/* {next} {cs} */"
-    };
-}
-
-/// All steps of a block, from step `$first` on.
-macro_rules! steps {
-    ($run:ident, $shape:ident, $begin:ident, $steps:ident) => {
-        steps!($run, $shape, $begin, $steps, leave)
-    };
-    ($run:ident, $shape:ident, $begin:ident, $steps:ident, $fetch:ident) => {
-        asm!(
-            $shape!($begin),
-            "2:",
-            $fetch!(),
-            "mov {t}, [{b} + 176]",
-            "test {t}, {t}",
-            "jz 5f",
-            "4:",
-            "prefetcht1 [{ahead}]",
-            "add {ahead}, 64",
-            "dec {t}",
-            "jnz 4b",
-            "5:",
-            "dec {n}",
-            "jz 3f",
-            "add {kx}, 64",
-            "add {kp}, 1024",
-            $shape!(go_on),
-            "jmp 2b",
-            "3:",
-            next = inout(reg) $run.block.c[0].wrapping_add(2 * ROWS) => _,
-            cs = in(reg) $run.block.stride,
-            b = in(reg) &raw const $run.block,
-            t = out(reg) _,
-            s = out(reg) _,
-            kx = inout(reg) 64 * $steps.start => _,
-            kp = inout(reg) 1024 * $steps.start => _,
-            ps = in(reg) 64usize,
-            n = inout(reg) $steps.len() => _,
-            ahead = inout(reg) $run.ahead,
-            options(nostack),
-        )
-    };
+    /// # Safety
+    /// As for `sum`.
+    #[inline(always)]
+    unsafe fn sum_if<const I: usize>(&self, first: bool) {
+        if first {
+            // SAFETY: the caller's promise.
+            unsafe { self.sum::<I>() };
+        }
+    }
 }
 
 impl<'a> Run<'a> {
     /// Of rows of x and columns of p that [`check`] has seen, and sums with room for their tiles.
     fn new(x: Operand<'a>, p: Packed<'a>, sums: Acc<'a>, fresh: bool) -> Run<'a> {
-        let nobody = std::ptr::null_mut();
         Run {
             x,
             p,
             sums: sums.data.as_mut_ptr(),
             stride: sums.stride,
             fresh,
-            block: Block {
-                x: [std::ptr::null(); 4],
-                x_stride: [0; 4],
-                p: [std::ptr::null(); 4],
-                c: [nobody; 4],
-                held: [nobody; 4],
-                held_stride: 0,
-                stride: 4 * sums.stride,
-                lines: 0,
-            },
             held: None,
-            beside: None,
-            pieces: 0,
-            fetch: Fetch::NONE,
-            lines: 0,
-            of_each: 0,
-            ahead: std::ptr::null(),
-            nowhere: [0.0; ROWS * ROWS],
             borrow: PhantomData,
         }
     }
 
-    /// Shares what is done beside the product out to its steps, for this many tiles of rows and columns.
-    fn share_out(&mut self, [rows, columns]: [usize; 2]) {
-        let steps = (rows * columns * self.p.steps()).div_ceil(4);
-        self.pieces = self
-            .beside
-            .as_ref()
-            .map_or(0, Columns::left)
-            .div_ceil((steps / PAUSE).max(1));
-        (self.lines, self.of_each) = match rows.min(columns) >= LARGE {
-            true => (self.fetch.total().div_ceil(steps), 0),
-            false => (0, self.fetch.lines().div_ceil(steps)),
-        };
+    /// The product of so many tiles of rows and columns, in blocks of so many steps.
+    ///
+    /// # Safety
+    /// AMX is configured, and there are such tiles.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn all(&mut self, [rows, columns]: [usize; 2], of_block: usize, beside: &mut Beside<'_>) {
+        let steps = self.p.steps();
+        let even = [rows, columns].map(|tiles| tiles - tiles % 2);
+        // SAFETY: the caller's promise.
+        unsafe {
+            for row in (0..even[0]).step_by(2) {
+                let x = self.rows(row);
+                for first in (0..steps).step_by(of_block) {
+                    let steps = first..(first + of_block).min(steps);
+                    for column in (0..even[1]).step_by(2) {
+                        self.square(x, self.columns(column), [row, column], steps.clone(), beside);
+                    }
+                }
+            }
+            // The last column and row where their number is odd.
+            if even[1] < columns {
+                for row in (0..rows).step_by(4) {
+                    self.column(row..rows.min(row + 4), even[1], beside);
+                }
+            }
+            if even[0] < rows {
+                for column in (0..even[1]).step_by(4) {
+                    self.row(even[0], column..even[1].min(column + 4), beside);
+                }
+            }
+            self.end();
+        }
     }
 
-    /// The blocks of a strip of tiles: one where it has four, else a block each.
-    fn strip(&mut self, whole: Shape, tiles: Range<usize>, place: impl Fn(usize) -> [usize; 2]) {
-        let steps = 0..self.p.steps();
-        if tiles.len() == 4 {
-            let at = place(tiles.start);
-            return self.block(whole, at, at, steps);
-        }
-        for at in tiles.map(place) {
-            self.block(Shape::One, at, at, steps.clone());
+    /// The two by two sums from tile `to` (row, column) on += steps of tiles of rows of x and of columns of p. Sums are stored
+    /// with the next block, or at the end.
+    ///
+    /// # Safety
+    /// AMX is configured, and there are such steps and sums.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    #[inline]
+    unsafe fn square(
+        &mut self,
+        x: [Halves<'_>; 2],
+        p: [*const u32; 2],
+        to: [usize; 2],
+        steps: Range<usize>,
+        beside: &mut Beside<'_>,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let begin = self.begin(Shape::TwoByTwo, to, steps.start);
+            squares::block(&begin, x, p, steps, beside);
         }
     }
 
-    /// The sums at tile `to` (row, column) += steps of rows of x and columns of p from tile `from` on. They are stored with
-    /// the next block, or at the end.
-    fn block(&mut self, shape: Shape, from: [usize; 2], to: [usize; 2], steps: Range<usize>) {
+    /// Up to four tiles of sums of one column, with all steps.
+    ///
+    /// # Safety
+    /// As for [`Self::square`].
+    unsafe fn column(&mut self, tiles: Range<usize>, column: usize, beside: &mut Beside<'_>) {
+        if tiles.len() < 4 {
+            // SAFETY: the caller's promise.
+            return tiles.for_each(|row| unsafe { self.one([row, column], [row, column], beside) });
+        }
+        // SAFETY: the caller's promise.
+        unsafe {
+            let begin = self.begin(Shape::FourByOne, [tiles.start, column], 0);
+            let [p] = self.columns(column);
+            strips::four_by_one(&begin, self.rows(tiles.start), p, 0..self.p.steps(), beside);
+        }
+    }
+
+    /// Up to four tiles of sums of one row, with all steps.
+    ///
+    /// # Safety
+    /// As for [`Self::square`].
+    unsafe fn row(&mut self, row: usize, tiles: Range<usize>, beside: &mut Beside<'_>) {
+        if tiles.len() < 4 {
+            // SAFETY: the caller's promise.
+            return tiles.for_each(|column| unsafe { self.one([row, column], [row, column], beside) });
+        }
+        // SAFETY: the caller's promise.
+        unsafe {
+            let begin = self.begin(Shape::OneByFour, [row, tiles.start], 0);
+            let [x] = self.rows(row);
+            strips::one_by_four(&begin, x, self.columns(tiles.start), 0..self.p.steps(), beside);
+        }
+    }
+
+    /// One tile of sums, with all steps.
+    ///
+    /// # Safety
+    /// As for [`Self::square`].
+    unsafe fn one(&mut self, [i, j]: [usize; 2], to: [usize; 2], beside: &mut Beside<'_>) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let begin = self.begin(Shape::One, to, 0);
+            let ([x], [p]) = (self.rows(i), self.columns(j));
+            strips::one(&begin, x, p, 0..self.p.steps(), beside);
+        }
+    }
+
+    /// Tiles of rows from tile `first` on.
+    #[inline]
+    fn rows<const N: usize>(&self, first: usize) -> [Halves<'a>; N] {
+        std::array::from_fn(|i| self.x.group(first + i))
+    }
+
+    /// Tiles of columns from tile `first` on.
+    #[inline]
+    fn columns<const N: usize>(&self, first: usize) -> [*const u32; N] {
+        std::array::from_fn(|j| self.p.words.as_ptr().wrapping_add((first + j) * self.p.pairs * ROWS))
+    }
+
+    /// The begin of the block whose sums are at tile `to`, with step `step`; then the registers hold them.
+    ///
+    /// # Safety
+    /// AMX is configured.
+    #[inline]
+    unsafe fn begin(&mut self, shape: Shape, to: [usize; 2], step: usize) -> Begin {
         if self.held.is_some_and(|(held, _)| held != shape) {
-            self.store();
-        }
-        let [rows, columns] = shape.tiles();
-        let block = &mut self.block;
-        for i in 0..rows {
-            let group = self.x.group(from[0] + i);
-            (block.x[i], block.x_stride[i]) = (group.data.as_ptr(), 2 * group.stride);
-        }
-        for j in 0..columns {
-            block.p[j] = self.p.words[(from[1] + j) * self.p.pairs * ROWS..].as_ptr();
+            // SAFETY: the caller's promise.
+            unsafe { self.end() };
         }
         let at = self.sums.wrapping_add(to[0] * ROWS * self.stride + to[1] * ROWS);
-        block.c = shape.sums(at, self.stride);
-        // Not what `c` was: the processor would wait for that to be written, and so for all before it.
-        (block.held, block.held_stride) = match self.held {
-            Some((_, held)) => (shape.sums(held, self.stride), block.stride),
-            None => ([self.nowhere.as_mut_ptr(); 4], 4 * ROWS),
-        };
-        self.held = Some((shape, at));
-        let first = match self.fresh && steps.start == 0 {
-            true => Begin::Zero,
-            false => Begin::Load,
-        };
-        self.steps(shape, first, steps);
-    }
-
-    /// Does the steps of a block, and its part of what is done beside the product.
-    fn steps(&mut self, shape: Shape, first: Begin, steps: Range<usize>) {
-        let apart = match (self.pieces, self.of_each) {
-            (0, 0) => steps.len(),
-            (_, 0) => PAUSE,
-            _ => shape.pause(),
-        };
-        let mut begin = first;
-        for start in steps.clone().step_by(apart) {
-            let end = steps.end.min(start + apart);
-            self.look_ahead(end - start);
-            self.some_steps(shape, begin, start..end);
-            begin = Begin::GoOn;
-            if let Some(beside) = &mut self.beside {
-                beside.advance(self.pieces);
-            }
-            self.fetch.advance(self.of_each * apart);
-        }
-    }
-
-    /// Decides which lines are fetched beside the next steps, one after another.
-    fn look_ahead(&mut self, steps: usize) {
-        (self.ahead, self.block.lines) = match self.fetch.take(self.lines * steps) {
-            Some((first, _)) => (first, self.lines),
-            None => (std::ptr::null(), 0),
-        };
-    }
-
-    fn some_steps(&mut self, shape: Shape, begin: Begin, steps: Range<usize>) {
-        // SAFETY: `new`'s callers have checked that x, p and the sums have the tiles, and the steps are p's.
-        unsafe {
-            match (shape, begin) {
-                (Shape::TwoByTwo, Begin::Zero) => steps!(self, two_by_two, zero, steps),
-                (Shape::TwoByTwo, Begin::Load) if steps.len() <= FETCH_STEPS => {
-                    steps!(self, two_by_two, load, steps, fetch)
-                }
-                (Shape::TwoByTwo, Begin::Load) => steps!(self, two_by_two, load, steps),
-                (Shape::TwoByTwo, Begin::GoOn) => steps!(self, two_by_two, go_on, steps),
-                (Shape::FourByOne, Begin::Zero) => steps!(self, four_by_one, zero, steps),
-                (Shape::FourByOne, Begin::Load) => steps!(self, four_by_one, load, steps),
-                (Shape::FourByOne, Begin::GoOn) => steps!(self, four_by_one, go_on, steps),
-                (Shape::OneByFour, Begin::Zero) => steps!(self, one_by_four, zero, steps),
-                (Shape::OneByFour, Begin::Load) => steps!(self, one_by_four, load, steps),
-                (Shape::OneByFour, Begin::GoOn) => steps!(self, one_by_four, go_on, steps),
-                (Shape::One, Begin::Zero) => steps!(self, one, zero, steps),
-                (Shape::One, Begin::Load) => steps!(self, one, load, steps),
-                (Shape::One, Begin::GoOn) => steps!(self, one, go_on, steps),
-            }
-        }
-    }
-
-    /// Ends the product.
-    fn end(&mut self) {
-        self.store();
-        self.pack();
-    }
-
-    /// Packs what is left.
-    fn pack(&mut self) {
-        if let Some(mut beside) = self.beside.take() {
-            beside.finish();
+        let held = self.held.replace((shape, at));
+        Begin {
+            sums: shape.sums(at, self.stride),
+            held: held.map(|(_, held)| shape.sums(held, self.stride)),
+            fresh: self.fresh && step == 0,
+            stride: 4 * self.stride,
         }
     }
 
     /// Stores what the registers hold.
-    fn store(&mut self) {
+    ///
+    /// # Safety
+    /// AMX is configured.
+    unsafe fn end(&mut self) {
         let Some((held, at)) = self.held.take() else { return };
-        let (cs, [c0, c1, c2, c3]) = (self.block.stride, held.sums(at, self.stride));
-        // SAFETY: the sums have the tiles of the last block.
+        let (stride, [c0, c1, c2, c3]) = (4 * self.stride, held.sums(at, self.stride));
+        // SAFETY: the caller's promise; the sums have the tiles of the last block.
         unsafe {
-            tile::store::<0>(c0, cs);
+            tile::store::<0>(c0, stride);
             if held != Shape::One {
-                tile::store::<1>(c1, cs);
-                tile::store::<2>(c2, cs);
-                tile::store::<3>(c3, cs);
+                tile::store::<1>(c1, stride);
+                tile::store::<2>(c2, stride);
+                tile::store::<3>(c3, stride);
             }
         }
     }

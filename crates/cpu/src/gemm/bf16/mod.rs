@@ -171,9 +171,9 @@ pub(crate) fn gemm(
         beside,
         fetch,
     } = sums;
-    let mut beside = beside.map(|next| Columns::new(next.b, next.n, next.k, next.words));
+    let beside = beside.map(|next| Columns::new(next.b, next.n, next.k, next.words));
     if m == 0 || n == 0 || k == 0 {
-        beside.iter_mut().for_each(Columns::finish);
+        beside.into_iter().for_each(Columns::finish);
         return;
     }
     let packed = Packed {

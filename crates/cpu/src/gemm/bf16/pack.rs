@@ -21,7 +21,9 @@ pub(in crate::gemm) fn rows(from: Operand<'_>, columns: usize, k: usize, words: 
 
 /// Column j of `from` \[k, columns\] stays column j.
 pub(super) fn columns(from: Operand<'_>, columns: usize, k: usize, words: &mut [u32]) {
-    Columns::new(from, columns, k, words).finish();
+    if columns > 0 && k > 0 {
+        Columns::new(from, columns, k, words).finish();
+    }
 }
 
 /// Columns of rows, to be packed in pieces: half a packed tile each, a group of rows in sixteen columns.
@@ -40,107 +42,175 @@ impl<'a> Pieces<'a> {
         Pieces { from, columns, k }
     }
 
-    /// Packs a group of rows in some tiles of columns, whose pieces are so many words apart.
+    /// Packs a group of rows in one tile of columns or two, whose pieces are so many words apart.
     ///
     /// # Safety
     /// There are such a group and tiles, and `to` has the pieces.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     #[inline]
     pub(super) unsafe fn pack(&self, group: usize, tiles: Range<usize>, orders: Orders, to: *mut u32, apart: usize) {
+        let first = tiles.start * ROWS;
+        if tiles.len() == 2 && (group + 1) * ROWS <= self.k && first + 2 * ROWS <= self.columns {
+            let from = self.from.group(group);
+            // SAFETY: the group has the rows and columns; the caller's promise.
+            return unsafe {
+                let at = from.data.as_ptr().add(first);
+                pair_up::<{ ROWS / 2 }>(at, from.stride, orders, [to, to.add(apart)]);
+            };
+        }
+        // SAFETY: the caller's promise.
+        unsafe { self.pack_part(group, tiles, to, apart) };
+    }
+
+    /// [`Self::pack`] where not all of it is there. It is told no more than it needs: what the compiler passes by memory would
+    /// be there for the whole ones too.
+    ///
+    /// # Safety
+    /// As there.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    #[cold]
+    #[inline(never)]
+    unsafe fn pack_part(&self, group: usize, tiles: Range<usize>, to: *mut u32, apart: usize) {
         let rows = self.k.saturating_sub(group * ROWS).min(ROWS);
         let from = match rows {
             0 => Halves { data: &[], stride: 0 },
             _ => self.from.group(group),
         };
-        // SAFETY: the group has the rows and columns; the caller's promise.
-        unsafe {
-            let (mut tile, mut to) = (tiles.start, to);
-            while tile < tiles.end {
-                let first = tile * ROWS;
-                let columns = self.columns - first;
-                let count = if rows == ROWS && columns >= 2 * ROWS && tiles.end - tile >= 2 {
-                    pair_up(from, first, orders, [to, to.add(apart)]);
-                    2
-                } else {
-                    pair_up_part(from, first, [rows, columns.min(ROWS)], orders, to);
-                    1
-                };
-                tile += count;
-                to = to.add(count * apart);
-            }
+        let orders = Orders::new();
+        for (i, first) in tiles.map(|tile| tile * ROWS).enumerate() {
+            let columns = (self.columns - first).min(ROWS);
+            // SAFETY: the group has the rows and columns; the caller's promise.
+            unsafe { pair_up_part(from, first, [rows, columns], orders, to.add(i * apart)) };
         }
     }
 }
 
-/// Packing of columns, piece by piece, beside something else. The pieces of a group of rows come one after another.
+/// Packing of columns beside something else: patch by patch where rows and columns are whole, the rest at the end.
 pub(super) struct Columns<'a> {
     pieces: Pieces<'a>,
     words: &'a mut [u32],
     /// Groups of rows, whole K_STEPs, and tiles of columns.
     groups: usize,
     tiles: usize,
-    /// The next piece.
-    group: usize,
-    tile: usize,
+    /// Patches beside each other, the eights of rows that have such, and the next of these.
+    abreast: usize,
+    eights: usize,
+    eight: usize,
 }
 
 impl<'a> Columns<'a> {
     /// Column j of `from` \[k, columns\] is to be column j of `words`.
     pub(super) fn new(from: Operand<'a>, columns: usize, k: usize, words: &'a mut [u32]) -> Columns<'a> {
         assert!(words.len() >= super::packed_len(columns, k));
-        let tiles = columns.div_ceil(ROWS);
+        let abreast = columns / (2 * ROWS);
         Columns {
             pieces: Pieces::new(from, columns, k),
             words,
-            groups: if tiles > 0 {
-                k.next_multiple_of(K_STEP) / ROWS
-            } else {
-                0
-            },
-            tiles,
-            group: 0,
-            tile: 0,
+            groups: k.next_multiple_of(K_STEP) / ROWS,
+            tiles: columns.div_ceil(ROWS),
+            abreast,
+            eights: if abreast > 0 { k / ROWS * 2 } else { 0 },
+            eight: 0,
         }
     }
 
-    /// Pieces that are left.
-    pub(super) fn left(&self) -> usize {
-        (self.groups - self.group) * self.tiles - self.tile
+    /// Patches that are left, and how many of them are beside each other.
+    pub(super) fn left(&self) -> (usize, usize) {
+        ((self.eights - self.eight) * self.abreast, self.abreast)
     }
 
-    /// Packs so many pieces, or those that are left.
-    pub(super) fn advance(&mut self, mut pieces: usize) {
-        while pieces > 0 && self.group < self.groups {
-            let end = self.tiles.min(self.tile.saturating_add(pieces));
-            pieces -= end - self.tile;
-            // SAFETY: the level is available, or the kernel would have been refused; the lengths have been checked.
-            unsafe { self.interleave(end) }
-            self.tile = end;
-            if end == self.tiles {
-                (self.group, self.tile) = (self.group + 1, 0);
+    /// Hands out the next patches beside each other, for the caller to pack; none if there are no more.
+    #[inline(always)]
+    pub(super) fn hand_out(&mut self) -> Patches {
+        if self.eight == self.eights {
+            return Patches::NONE;
+        }
+        let (group, half) = (self.eight / 2, self.eight % 2);
+        let Halves { data, stride } = self.pieces.from.group(group);
+        self.eight += 1;
+        Patches {
+            from: data[half * ROWS / 2 * stride..].as_ptr(),
+            stride,
+            to: self.words[group * PIECE + half * PIECE / 2..].as_mut_ptr(),
+            apart: self.groups * PIECE,
+            left: self.abreast,
+        }
+    }
+
+    /// Packs what has not been handed out.
+    pub(super) fn finish(mut self) {
+        // SAFETY: the level is available, or the kernel would have been refused; the lengths have been checked.
+        unsafe { self.pack() }
+    }
+
+    /// # Safety
+    /// AVX-512 is available.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn pack(&mut self) {
+        let orders = Orders::new();
+        // SAFETY: `new` has seen that the rows and words are there.
+        unsafe {
+            while self.eight < self.eights {
+                self.hand_out().pack(orders);
+            }
+            for group in 0..self.groups {
+                let done = if 2 * group < self.eights { 2 * self.abreast } else { 0 };
+                for first in (done..self.tiles).step_by(2) {
+                    let to = &mut self.words[(first * self.groups + group) * PIECE..];
+                    let tiles = first..self.tiles.min(first + 2);
+                    self.pieces
+                        .pack(group, tiles, orders, to.as_mut_ptr(), self.groups * PIECE);
+                }
             }
         }
     }
+}
 
-    /// Packs what is left.
-    pub(super) fn finish(&mut self) {
-        self.advance(usize::MAX);
-    }
+/// Patches beside each other: of each, eight rows of two tiles of columns.
+#[derive(Clone, Copy)]
+pub(super) struct Patches {
+    /// The next one's first row, and elements from a row to the next.
+    from: *const u16,
+    stride: usize,
+    /// Its first tile's words, and words from a tile to the next.
+    to: *mut u32,
+    apart: usize,
+    pub(super) left: usize,
+}
 
-    /// Packs the group's tiles from the next one up to `end`.
+impl Patches {
+    pub(super) const NONE: Patches = Patches {
+        from: std::ptr::null(),
+        stride: 0,
+        to: std::ptr::null_mut(),
+        apart: 0,
+        left: 0,
+    };
+
+    /// Packs all that are left.
     ///
     /// # Safety
-    /// There are so many, and the group is one of those.
+    /// AVX-512 is available, and their rows and words are there.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    unsafe fn interleave(&mut self, end: usize) {
-        let orders = Orders::new();
-        let to = &mut self.words[(self.tile * self.groups + self.group) * PIECE..];
-        let apart = self.groups * PIECE;
-        // SAFETY: `new` has seen that the words are there.
-        unsafe {
-            self.pieces
-                .pack(self.group, self.tile..end, orders, to.as_mut_ptr(), apart);
+    pub(super) unsafe fn pack(&mut self, orders: Orders) {
+        for _ in 0..std::mem::take(&mut self.left) {
+            // SAFETY: the caller's promise.
+            unsafe { self.pack_one(orders) };
         }
+    }
+
+    /// Packs the next one; the caller counts.
+    ///
+    /// # Safety
+    /// AVX-512 is available, and there is one.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    #[inline]
+    pub(super) unsafe fn pack_one(&mut self, orders: Orders) {
+        let to = [self.to, self.to.wrapping_add(self.apart)];
+        // SAFETY: the caller's promise.
+        unsafe { pair_up::<{ ROWS / 4 }>(self.from, self.stride, orders, to) };
+        self.from = self.from.wrapping_add(2 * ROWS);
+        self.to = self.to.wrapping_add(2 * self.apart);
     }
 }
 
@@ -216,25 +286,25 @@ unsafe fn transpose(from: Operand<'_>, columns: usize, k: usize, words: &mut [u3
     }
 }
 
-/// The words of two tiles of columns from `first` on, over 16 rows.
+/// The words of two tiles of columns, over so many pairs of rows, the first of which is at `from`.
 ///
 /// # Safety
-/// `from` has the rows and columns, `to` half a tile each.
+/// The rows have the columns, and `to` a line for each pair.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
-unsafe fn pair_up(from: Halves<'_>, first: usize, orders: Orders, to: [*mut u32; 2]) {
+unsafe fn pair_up<const PAIRS: usize>(from: *const u16, stride: usize, orders: Orders, to: [*mut u32; 2]) {
     let Orders(orders) = orders;
-    // SAFETY: the rows are there, and the pairs are eight.
+    // SAFETY: the caller's promise.
     unsafe {
-        let mut upper = from.data.as_ptr().add(first);
-        for pair in 0..ROWS / 2 {
-            let lower = upper.add(from.stride);
+        let mut upper = from;
+        for pair in 0..PAIRS {
+            let lower = upper.wrapping_add(stride);
             let (a, b) = (_mm512_loadu_si512(upper.cast()), _mm512_loadu_si512(lower.cast()));
             for (order, to) in orders.into_iter().zip(to) {
                 let words = _mm512_permutex2var_epi16(a, order, b);
                 _mm512_storeu_si512(to.add(pair * ROWS).cast(), words);
             }
-            upper = lower.wrapping_add(from.stride);
+            upper = lower.wrapping_add(stride);
         }
     }
 }

@@ -139,6 +139,69 @@ proptest! {
     }
 }
 
+/// accᵀ = b · a, by AMX; `words` become the packed columns from `first` on of b's rows, which are fetched meanwhile too.
+fn turned(sizes: Sizes, b: [Operand<'_>; 2], columns: usize, words: Option<&mut [u32]>) -> Vec<u32> {
+    let Sizes { m, n, k } = sizes;
+    let (a, stride) = matrix(m, k, 1);
+    let a = Halves { data: &a, stride };
+    let mut packed = vec![u32::MAX; packed_len(m, k)];
+    pack(Side::A, sizes, a, b[0], BLayout::Nk, &mut packed);
+    let stride = m.next_multiple_of(ROWS);
+    let mut acc = vec![f32::NAN; n.next_multiple_of(ROWS) * stride];
+    let mut ahead = Ahead::default();
+    if let Some(lent) = b[0].lent {
+        (ahead.rows.groups, ahead.rows.stride) = (lent.groups.to_vec(), lent.memory.stride);
+        ahead.begin(k, 1);
+    }
+    let sums = Sums {
+        acc: Acc { data: &mut acc, stride },
+        transposed: true,
+        fresh: true,
+        beside: words.map(|words| Beside {
+            b: b[1],
+            n: columns,
+            k: n,
+            words,
+        }),
+        fetch: b[0].lent.map_or(Fetch::NONE, |lent| Fetch::new(lent, ahead.share(1))),
+    };
+    gemm(Level::Amx, sizes, sums, a, b[0], Side::A, &packed);
+    let row = |j: usize| acc[j * stride..][..m].iter().map(|x| x.to_bits());
+    (0..n).flat_map(row).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn what_is_packed_beside_a_product_is_what_is_packed_alone(
+        m in 1usize..=140, n in 1usize..=140, k in 1usize..=140, first in 0usize..20, columns in 1usize..=200, lent in any::<u8>(),
+    ) {
+        if !Level::Amx.is_available() {
+            return Ok(());
+        }
+        let sizes = Sizes { m, n, k };
+        let (b, stride) = matrix(n, k.max(first + columns), 2);
+        let mut tile = b.clone();
+        let (memory, memory_stride, groups) = lend(&mut tile, stride, lent);
+        let from = |col: usize| Operand {
+            tile: Halves { data: &tile[col..], stride },
+            lent: Some(Lent {
+                memory: Halves { data: memory.get(col..).unwrap_or_default(), stride: memory_stride },
+                groups: &groups,
+            }),
+        };
+        let alone = turned(sizes, [from(0), from(first)], columns, None);
+        let mut expected = vec![u32::MAX; packed_len(columns, n)];
+        let next = Sizes { m, n: columns, k: n };
+        pack(Side::B, next, Halves { data: &[], stride: 0 }, from(first), BLayout::Kn, &mut expected);
+        let mut words = vec![u32::MAX; packed_len(columns, n)];
+        let sums = turned(sizes, [from(0), from(first)], columns, Some(&mut words));
+        prop_assert!(sums == alone, "the product is another");
+        let other = words.iter().zip(&expected).position(|(got, wanted)| got != wanted);
+        prop_assert_eq!(other, None, "a word is another");
+    }
+}
+
 #[test]
 fn nothing_is_added_without_rows_columns_or_depth() {
     for level in Level::available().filter(|level| level.multiplies_bf16()) {

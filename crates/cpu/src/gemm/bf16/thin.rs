@@ -42,6 +42,7 @@ pub(super) fn gemm(sizes: Sizes, acc: Acc<'_>, a: Halves<'_>, b: Operand<'_>, fr
 }
 
 /// A step of tiles of columns that are multiplied together.
+#[derive(Clone, Copy)]
 struct Turn {
     /// The first of the tiles of columns, and how many there are.
     first: usize,
@@ -70,30 +71,31 @@ impl Product<'_> {
         let mut ring = MaybeUninit::<Ring>::uninit();
         let ring = ring.as_mut_ptr().cast::<u32>();
         let orders = Orders::new();
-        let mut turns = self.columns.div_ceil(TILES) * self.steps;
-        let lines = fetch.lines().div_ceil(turns);
-        let mut before = None;
+        let lines = fetch.lines().div_ceil(self.columns.div_ceil(TILES) * self.steps);
+        let mut place = 0;
+        let mut before: Option<Turn> = None;
         for first in (0..self.columns).step_by(TILES) {
             for step in 0..self.steps {
                 let turn = Turn {
                     first,
                     tiles: (self.columns - first).min(TILES),
                     step,
-                    packed: ring.wrapping_add(turns % 2 * TILES * TILE),
+                    packed: ring.wrapping_add(place),
                 };
+                place = TILES * TILE - place;
                 // SAFETY: each half of the ring has TILES tiles, which the turn before the last is done with.
-                unsafe { self.pack(&turn, orders) };
-                if let Some(before) = before.replace(turn) {
+                unsafe { self.pack(turn, orders) };
+                if let Some(before) = before {
                     // SAFETY: its tiles are packed; the caller's promise.
-                    unsafe { self.multiply(&before) };
+                    unsafe { self.multiply(before) };
                 }
+                before = Some(turn);
                 fetch.advance(lines);
-                turns -= 1;
             }
         }
         if let Some(last) = before {
             // SAFETY: as above.
-            unsafe { self.multiply(&last) };
+            unsafe { self.multiply(last) };
         }
     }
 
@@ -101,13 +103,18 @@ impl Product<'_> {
     /// AVX-512 is available; `turn` has room for its tiles.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     #[inline]
-    unsafe fn pack(&self, turn: &Turn, orders: Orders) {
-        let tiles = || turn.first..turn.first + turn.tiles;
+    unsafe fn pack(&self, turn: Turn, orders: Orders) {
         for half in 0..2 {
             // SAFETY: a packed tile is two pieces, one after the other.
             unsafe {
                 let to = turn.packed.add(half * TILE / 2);
-                self.pieces.pack(2 * turn.step + half, tiles(), orders, to, TILE);
+                self.pieces.pack(
+                    2 * turn.step + half,
+                    turn.first..turn.first + turn.tiles,
+                    orders,
+                    to,
+                    TILE,
+                );
             }
         }
     }
@@ -115,7 +122,7 @@ impl Product<'_> {
     /// # Safety
     /// AMX is configured and the turn's tiles are packed; a and the sums have theirs.
     #[inline]
-    unsafe fn multiply(&self, turn: &Turn) {
+    unsafe fn multiply(&self, turn: Turn) {
         let sums = self.sums.wrapping_add(turn.first * ROWS);
         let (two, stride) = (turn.tiles == TILES, 4 * self.stride);
         // SAFETY: the caller's promise.

@@ -22,23 +22,4 @@ impl Shape {
         };
         places.map(|place| at.wrapping_add(place))
     }
-
-    /// Rows and columns of tiles.
-    pub(super) fn tiles(self) -> [usize; 2] {
-        match self {
-            Shape::TwoByTwo => [2, 2],
-            Shape::FourByOne => [4, 1],
-            Shape::OneByFour => [1, 4],
-            Shape::One => [1, 1],
-        }
-    }
-
-    /// Steps of a block between two times that lines of each group are asked for. Where a row meets one tile of columns, memory
-    /// decides, and they had better come evenly.
-    pub(super) fn pause(self) -> usize {
-        match self {
-            Shape::FourByOne | Shape::One => 1,
-            Shape::TwoByTwo | Shape::OneByFour => 4,
-        }
-    }
 }

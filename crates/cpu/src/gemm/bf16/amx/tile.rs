@@ -25,6 +25,19 @@ pub(in crate::gemm) unsafe fn load<const TILE: usize>(from: *const u8, stride: u
     }
 }
 
+/// Sixteen lines, `stride` bytes apart, that the first-level cache had better not keep.
+///
+/// # Safety
+/// They are readable, and the tiles configured.
+#[inline(always)]
+pub(in crate::gemm) unsafe fn pass<const TILE: usize>(from: *const u8, stride: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!("tileloaddt1 tmm{tile}, [{from} + {stride}]", tile = const TILE, from = in(reg) from, stride = in(reg) stride,
+            options(nostack, readonly));
+    }
+}
+
 /// To sixteen lines, `stride` bytes apart.
 ///
 /// # Safety
