@@ -152,6 +152,7 @@ impl<'a> Fetch<'a> {
 }
 
 /// Asks for the line at `at`, wherever that is.
+#[inline]
 pub(crate) fn prefetch(at: *const u16) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a hint, which neither faults nor changes anything.

@@ -133,7 +133,7 @@ const STEPS: usize = 18;
 /// Bytes from a step's tile of rows to the next one's.
 const X_STEP: usize = 2 * K_STEP;
 /// Bytes of a row of a packed tile, and of the whole.
-const PACKED_LINE: usize = 4 * ROWS;
+pub(super) const PACKED_LINE: usize = 4 * ROWS;
 const PACKED_TILE: usize = ROWS * PACKED_LINE;
 
 /// sums \[rows, columns\] = x · p, plus what they were unless `fresh`; meanwhile `pack` is packed and `fetch` fetched.

@@ -21,9 +21,7 @@ pub(in crate::gemm) fn rows(from: Operand<'_>, columns: usize, k: usize, words: 
 
 /// Column j of `from` \[k, columns\] stays column j.
 pub(super) fn columns(from: Operand<'_>, columns: usize, k: usize, words: &mut [u32]) {
-    if columns > 0 && k > 0 {
-        Columns::new(from, columns, k, words).finish();
-    }
+    Columns::new(from, columns, k, words).finish();
 }
 
 /// Columns of rows, to be packed in pieces: half a packed tile each, a group of rows in sixteen columns.

@@ -5,16 +5,14 @@
 use std::mem::MaybeUninit;
 
 use super::super::{Acc, Sizes};
-use super::amx::configure;
 use super::amx::tile::{dot, load, store, zero};
+use super::amx::{PACKED_LINE, configure};
 use super::pack::{Orders, Pieces};
 use super::{Fetch, Halves, K_STEP, Operand, ROWS};
 use crate::lines::Line;
 
 /// Words of a packed tile.
 const TILE: usize = ROWS * ROWS;
-/// Bytes of a row of a packed tile.
-const LINE: usize = 4 * ROWS;
 /// Tiles of columns that are multiplied together: their rows are whole cache lines.
 const TILES: usize = 2;
 
@@ -137,10 +135,10 @@ impl Product<'_> {
                 }
             }
             load::<4>(self.a.data.as_ptr().add(turn.step * K_STEP).cast(), 2 * self.a.stride);
-            load::<6>(turn.packed.cast(), LINE);
+            load::<6>(turn.packed.cast(), PACKED_LINE);
             dot::<0, 4, 6>();
             if two {
-                load::<7>(turn.packed.add(TILE).cast(), LINE);
+                load::<7>(turn.packed.add(TILE).cast(), PACKED_LINE);
                 dot::<1, 4, 7>();
             }
             if turn.step + 1 == self.steps {

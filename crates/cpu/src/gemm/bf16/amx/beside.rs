@@ -1,7 +1,7 @@
 //! What is done beside a product, a bit after each step of it.
 //!
 //! A core does both at once as long as little of the one stands between two parts of the other: what is packed after each step
-//! costs half of what it costs after every ninth.
+//! costs much less than after every ninth.
 
 use std::arch::x86_64::*;
 

@@ -1,12 +1,12 @@
 //! Blocks of two by two tiles of sums.
 
-use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::super::{Halves, ROWS};
+use super::super::{Halves, ROWS, prefetch};
 use super::beside::{Beside, fetch};
 use super::tile::{dot, load, pass};
 use super::{Begin, PACKED_LINE, PACKED_TILE, X_STEP};
+use crate::lines::Line;
 
 /// Steps of a block beside which the next block's sums are fetched: in each of them four rows of two tiles.
 const FETCH_STEPS: usize = 2 * ROWS / SUM_ROWS;
@@ -47,16 +47,15 @@ pub(super) unsafe fn block(
     // SAFETY: the caller's promise.
     unsafe {
         first(begin, &mut tiles);
-        if !begin.fresh && steps.len() <= FETCH_STEPS {
+        let next = (!begin.fresh && steps.len() <= FETCH_STEPS).then(|| {
             let mut next = Next {
                 at: begin.sums[0].wrapping_add(2 * ROWS).cast(),
                 stride: begin.stride,
             };
             next.fetch();
-            rest(&mut tiles, steps.len() - 1, beside, Some(next));
-        } else {
-            rest(&mut tiles, steps.len() - 1, beside, None);
-        }
+            next
+        });
+        rest(&mut tiles, steps.len() - 1, beside, next);
     }
 }
 
@@ -69,11 +68,8 @@ impl Next {
     #[inline(always)]
     fn fetch(&mut self) {
         for _ in 0..SUM_ROWS {
-            // SAFETY: hints, which neither fault nor change anything.
-            unsafe {
-                _mm_prefetch::<_MM_HINT_T0>(self.at.cast());
-                _mm_prefetch::<_MM_HINT_T0>(self.at.wrapping_add(PACKED_LINE).cast());
-            }
+            prefetch(self.at.cast());
+            prefetch(self.at.wrapping_add(Line::BYTES).cast());
             self.at = self.at.wrapping_add(self.stride);
         }
     }

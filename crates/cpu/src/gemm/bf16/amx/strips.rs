@@ -23,7 +23,7 @@ pub(super) unsafe fn four_by_one(
 ) {
     let at_a_time = if beside.fetches() { 2 } else { 1 };
     for step in steps.clone().step_by(at_a_time) {
-        let (first, two) = (step == steps.start, (step + 1 < steps.end) && at_a_time == 2);
+        let (first, two) = (step == steps.start, at_a_time == 2 && step + 1 < steps.end);
         // SAFETY: the caller's promise.
         unsafe {
             load::<6>(p(columns, step), PACKED_LINE);
@@ -52,13 +52,12 @@ pub(super) unsafe fn four_by_one(
 /// AMX is configured, and the rows have the steps.
 #[inline(always)]
 unsafe fn two_steps<const SUM: usize>(rows: Halves<'_>, step: usize, two: bool) {
-    let from = |step: usize| rows.data.as_ptr().cast::<u8>().wrapping_add(step * X_STEP);
     // SAFETY: the caller's promise.
     unsafe {
-        load::<4>(from(step), 2 * rows.stride);
+        x::<4>(rows, step);
         dot::<SUM, 4, 6>();
         if two {
-            load::<5>(from(step + 1), 2 * rows.stride);
+            x::<5>(rows, step + 1);
             dot::<SUM, 5, 7>();
         }
     }
