@@ -152,18 +152,19 @@ impl Step {
                 _ => None,
             })
             .context("the fused plan has no attention")?;
-        let reads_it = |other: &&Region| other.reads.iter().any(|id| region.writes.contains(id));
+        let parts = [attention.partial, attention.lse];
+        let reads_them = |other: &&Region| other.reads.iter().any(|id| parts.contains(id));
         let prepare = |region: &Region| device.prepare(&plan, region, &dims);
         let core = Core {
             device: device.as_ref(),
             plan: &plan,
             attention,
-            writes: &region.writes,
+            parts,
             first: prepare(region)?,
             readers: plan
                 .kernels
                 .iter()
-                .filter(reads_it)
+                .filter(reads_them)
                 .map(prepare)
                 .collect::<Result<_, _>>()?,
             inputs: random_inputs(device.as_ref(), &plan, &dims)?,
@@ -233,7 +234,8 @@ struct Core<'a> {
     device: &'a dyn Device,
     plan: &'a Plan,
     attention: &'a AttentionRegion,
-    writes: &'a [BufferId],
+    /// What attention leaves for its readers.
+    parts: [BufferId; 2],
     first: Prepared,
     readers: Vec<Prepared>,
     inputs: BTreeMap<String, Buffer>,
@@ -264,10 +266,11 @@ impl Core<'_> {
             .filter_map(|part| place(part.value))
             .collect())
         .read;
-        let mut partials = of(self.writes.to_vec()).written;
-        let mut output = 0;
+        let mut partials = of(self.parts.to_vec()).written;
+        let result = self.attention.result.and_then(place);
+        let mut output = of(result.into_iter().collect()).written;
         for reader in &readers {
-            partials += touched(self.plan, reader, self.writes).read;
+            partials += touched(self.plan, reader, &self.parts).read;
             output += SECTOR
                 * reader
                     .traffic

@@ -12,7 +12,7 @@ use mlafuse_codegen::thread::ThreadProgram;
 use mlafuse_codegen::tile::TileProgram;
 use mlafuse_ir::config::MlaConfig;
 use mlafuse_ir::layer::{LayerOptions, build_layer};
-use mlafuse_ir::plan::{self, BufferRole, Plan, Region, View};
+use mlafuse_ir::plan::{self, BufferRole, Plan, Region, RegionKind, View};
 use mlafuse_ir::presets::preset;
 use mlafuse_ir::rewrite::{Machine, rewrite};
 use mlafuse_ir::size::{Dims, Size, Symbol};
@@ -105,6 +105,18 @@ impl Case {
         };
         plan.expect("a plan").with_stride_align(self.row_align)
     }
+}
+
+/// `plan` with attention's result in memory, where a projection of each head would have joined the combine.
+pub fn unprojected(plan: &Plan) -> Plan {
+    let projections = plan.kernels.iter().filter(|kernel| match &kernel.kind {
+        RegionKind::Combine(combine) => combine.projection.is_some(),
+        _ => false,
+    });
+    let left_out = projections.filter_map(|kernel| Some((kernel.fusion()?, "left out".to_string())));
+    let align = plan.buffers.iter().map(|buffer| buffer.stride_align).max().unwrap_or(1);
+    let plan = plan::fused_except(&plan.graph, &left_out.collect()).expect("a plan");
+    plan.with_stride_align(align)
 }
 
 /// Numbers from a seed (SplitMix64).

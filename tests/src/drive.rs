@@ -1,9 +1,9 @@
 //! Ways through the kernels of a case.
 
-use crate::case::{Case, Numbers, Run};
+use crate::case::{Case, Numbers, Run, unprojected};
 use mlafuse_codegen::build::candidates;
 use mlafuse_codegen::schedule::Schedule;
-use mlafuse_ir::plan::{Region, RegionKind};
+use mlafuse_ir::plan::{Plan, Region, RegionKind};
 use mlafuse_ir::target::{Arch, Target};
 use mlafuse_tensor::DType;
 
@@ -104,8 +104,8 @@ pub fn kernels(
     Ok(())
 }
 
-/// Attention under each of `picked` out of its schedules, and the combine after it, on queries of their own. `kernel` runs
-/// one.
+/// Attention under each of `picked` out of its schedules, and the combine after it, on queries of their own: in the layer's plan,
+/// and with the result in memory. `kernel` runs one.
 ///
 /// # Errors
 /// That of `kernel`, or that there is no schedule.
@@ -115,30 +115,35 @@ pub fn attention(
     picked: impl Fn(&[Schedule]) -> Vec<Schedule>,
     mut kernel: impl FnMut(&mut Run, &Region, &Schedule) -> Result<(), String>,
 ) -> Result<(), String> {
-    let mut run = Run::new(case);
-    let [attention, combine] = attention_kernels(&run);
-    run.fill_temporaries(&attention, &mut Numbers::new(case.seed.wrapping_add(1)), 1.0);
-    let before = run.memory.clone();
-    let combines = schedules(&run, &combine, arch)?;
-    for (i, schedule) in picked(&schedules(&run, &attention, arch)?).into_iter().enumerate() {
-        run.memory = before.clone();
-        kernel(&mut run, &attention, &schedule)?;
-        kernel(&mut run, &combine, &combines[i % combines.len()])?;
+    let plan = case.plan();
+    for plan in [unprojected(&plan), plan] {
+        let mut run = Run::of(case, plan);
+        let [attention, combine] = attention_kernels(&run);
+        run.fill_temporaries(&attention, &mut Numbers::new(case.seed.wrapping_add(1)), 1.0);
+        let before = run.memory.clone();
+        let combines = schedules(&run, &combine, arch)?;
+        for (i, schedule) in picked(&schedules(&run, &attention, arch)?).into_iter().enumerate() {
+            run.memory = before.clone();
+            kernel(&mut run, &attention, &schedule)?;
+            kernel(&mut run, &combine, &combines[i % combines.len()])?;
+        }
     }
     Ok(())
 }
 
-/// A run in which attention has left its parts, of queries of its own of this deviation. `kernel` runs it.
+/// A run of one of the case's plans in which attention has left its parts, of queries of its own of this deviation. `kernel`
+/// runs it.
 ///
 /// # Errors
 /// That of `kernel`, or that there is no schedule.
 pub fn after_attention(
     case: &Case,
+    plan: Plan,
     arch: Arch,
     deviation: f64,
     mut kernel: impl FnMut(&mut Run, &Region, &Schedule) -> Result<(), String>,
 ) -> Result<Run, String> {
-    let mut run = Run::new(case);
+    let mut run = Run::of(case, plan);
     let [attention, _] = attention_kernels(&run);
     run.fill_temporaries(&attention, &mut Numbers::new(case.seed.wrapping_add(1)), deviation);
     let best = schedules(&run, &attention, arch)?[0];
@@ -156,7 +161,7 @@ pub fn combine(
     picked: impl Fn(&[Schedule]) -> Vec<Schedule>,
     mut kernel: impl FnMut(&mut Run, &Region, &Schedule) -> Result<(), String>,
 ) -> Result<(), String> {
-    let mut run = after_attention(case, arch, 1.0, &mut kernel)?;
+    let mut run = after_attention(case, case.plan(), arch, 1.0, &mut kernel)?;
     let [_, combine] = attention_kernels(&run);
     under_each(&mut run, &combine, arch, picked, kernel)
 }

@@ -168,13 +168,14 @@ fn split_attention(run: &Run, region: &AttentionRegion, schedule: &Schedule) -> 
     let row_blocks = (tokens * region.n_heads).div_ceil(schedule.block_m);
     let total: usize = kv_len.iter().map(|&len| tiles_of(len)).sum();
     let even = total.div_ceil((size(Symbol::W) / row_blocks).max(1));
-    let mut partial = Vec::new();
-    let mut lse = Vec::new();
+    let (mut partial, mut lse, mut result) = (Vec::new(), Vec::new(), Vec::new());
     for z in 0..splits {
         for b in 0..sequences {
             let tiles = tiles_of(kv_len[b]);
             let share = tiles.div_ceil(splits).max(even).max(size(Symbol::F).div_ceil(block_n));
             let (begin, end) = (z * share, ((z + 1) * share).min(tiles));
+            let there = begin < end;
+            let whole = region.result.is_some() && tiles <= share;
             for row in 0..tokens * region.n_heads {
                 let visible = kv_len[b]
                     .min(kv_len[b] - q_len[b] + (row / region.n_heads) as i32 + 1)
@@ -198,32 +199,49 @@ fn split_attention(run: &Run, region: &AttentionRegion, schedule: &Schedule) -> 
                     .collect();
                 let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let sum: f64 = scores.iter().map(|score| (score - max).exp()).sum();
-                lse.push(if sum > 0.0 { max + sum.ln() } else { f64::NEG_INFINITY });
-                partial.extend(region.values.clone().map(|col| {
+                lse.push(match (z > 0 && whole, sum > 0.0) {
+                    (true, _) => f64::INFINITY,
+                    (false, true) => max + sum.ln(),
+                    (false, false) => f64::NEG_INFINITY,
+                });
+                let value = |col: usize| {
                     let weigh = |(key, score): (usize, &f64)| (score - max).exp() / sum * rows.row(b, key)[col];
-                    match (begin < end, sum > 0.0) {
-                        (false, _) => f64::NAN,
-                        (true, false) => 0.0,
-                        (true, true) => keys.clone().zip(&scores).map(weigh).sum(),
+                    match sum > 0.0 {
+                        true => keys.clone().zip(&scores).map(weigh).sum(),
+                        false => 0.0,
                     }
-                }));
+                };
+                let written = |there: bool| {
+                    region
+                        .values
+                        .clone()
+                        .map(move |col| if there { value(col) } else { f64::NAN })
+                };
+                partial.extend(written(there && !whole));
+                if z == 0 {
+                    result.extend(written(whole));
+                }
             }
         }
     }
     let view = |buffer| View::contiguous(buffer, &plan.buffer(buffer).shape);
     let lse_slack = 2e-5 * (1.0 + largest(&lse));
-    vec![
-        Expected {
-            view: view(region.lse),
-            values: lse,
-            slack: lse_slack,
-        },
-        Expected {
-            view: view(region.partial),
-            values: partial,
-            slack: weights_slack(run) * rows.largest,
-        },
-    ]
+    let slack = weights_slack(run) * rows.largest;
+    let of_result = region.result.and_then(|result| plan.view(result)).cloned();
+    let weighed = [(Some(view(region.partial)), partial), (of_result, result)];
+    let lse = Expected {
+        view: view(region.lse),
+        values: lse,
+        slack: lse_slack,
+    };
+    let weighed = weighed.into_iter().filter_map(|(view, values)| {
+        Some(Expected {
+            view: view?,
+            values,
+            slack,
+        })
+    });
+    std::iter::once(lse).chain(weighed).collect()
 }
 
 /// Attention a head at a time, by plain loops.
@@ -349,26 +367,33 @@ impl CachedRows {
     }
 }
 
-/// The splits put together, from the partial results as they are.
+/// The splits put together, from the partial results as they are; what attention has left whole in the result stays.
 fn combined(run: &Run, region: &CombineRegion) -> Vec<f64> {
     let view = |buffer| View::contiguous(buffer, &run.plan.buffer(buffer).shape);
     let (partial, lse) = (run.read(&view(region.partial)), run.read(&view(region.lse)));
     let [sequences, tokens, splits] = [Symbol::B, Symbol::T, Symbol::Z].map(|symbol| run.dims.get(symbol).unwrap_or(1));
     let rows = sequences * tokens * region.n_heads;
-    let mut out = Vec::new();
+    let mut out = match (region.projection, run.plan.view(region.result)) {
+        (None, Some(view)) => run.read(view),
+        _ => vec![f64::NAN; rows * region.columns],
+    };
     for row in 0..rows {
+        let whole = splits < 2 || lse[rows + row] == f64::INFINITY;
+        if region.projection.is_none() && whole {
+            continue;
+        }
         let lse = |z: usize| lse[z * rows + row];
         let max = (0..splits).map(lse).fold(f64::NEG_INFINITY, f64::max);
         let weight = |z: usize| if max.is_finite() { (lse(z) - max).exp() } else { 0.0 };
         let weights: Vec<f64> = (0..splits).map(weight).collect();
         let sum: f64 = weights.iter().sum();
-        out.extend((0..region.columns).map(|col| {
+        for col in 0..region.columns {
             let weigh = |(z, weight): (usize, &f64)| match *weight {
                 0.0 => 0.0,
                 weight => weight / sum * partial[(z * rows + row) * region.columns + col],
             };
-            weights.iter().enumerate().map(weigh).sum::<f64>()
-        }));
+            out[row * region.columns + col] = weights.iter().enumerate().map(weigh).sum::<f64>();
+        }
     }
     out
 }

@@ -3,8 +3,9 @@
 //!
 //! Keys (all but `model`, `phase` and `stage` may be left out): `model` (a preset or an inline shape), `phase` (decode: one
 //! new token on 4096; prefill: 4096 new ones), `stage` (graph, rewritten, plan, tile, thread, cuda), `dtype`, `page`,
-//! `coupled_rope` (yes), `plan` (fused, unfused), `kernel` (its name), `schedule` (block_m block_n block_k warps_m warps_n
-//! stages), `warps_k` (transposed blocks whose depth so many warps share out), `arch`, `about` (words).
+//! `coupled_rope` (yes), `plan` (fused, unfused), `projection` (apart: not part of the combine), `kernel` (its name), `schedule`
+//! (block_m block_n block_k warps_m warps_n stages), `warps_k` (transposed blocks whose depth so many warps share out), `arch`,
+//! `about` (words).
 
 use mlafuse::{PlanKind, PreparedLayer, launch_dims, machine};
 use mlafuse_codegen::schedule::Schedule;
@@ -15,12 +16,13 @@ use mlafuse_ir::presets::preset;
 use mlafuse_ir::size::Symbol;
 use mlafuse_ir::target::{Arch, Target};
 use mlafuse_runtime::Splits;
+use mlafuse_tests::case::unprojected;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "model",
     "phase",
     "stage",
@@ -28,6 +30,7 @@ const KEYS: [&str; 12] = [
     "page",
     "coupled_rope",
     "plan",
+    "projection",
     "kernel",
     "schedule",
     "warps_k",
@@ -126,6 +129,10 @@ impl File {
         }
         let kind: PlanKind = self.parsed("plan", "fused")?;
         let plan = layer.plan(kind, &dims).map_err(|error| error.to_string())?.plan;
+        let plan = match self.get("projection") {
+            Some("apart") => unprojected(&plan),
+            _ => plan,
+        };
         if stage == "plan" {
             let splits = Splits::Balanced.most(&dims, dims.get(Symbol::S).unwrap_or(0));
             let arena = plan.arena(&dims.clone().with(Symbol::Z, splits));

@@ -310,7 +310,8 @@ fn every_barrier_and_wait_of_a_projected_combine_is_missed() {
         return;
     };
     let case = projected_case(3, 136, 40, DType::BF16, &[(3, 90), (1, 20)], 3);
-    let mut run = drive::after_attention(&case, Arch::Sm80, 1.0, on(&mut simulator, Arch::Sm80)).unwrap();
+    let run_it = on(&mut simulator, Arch::Sm80);
+    let mut run = drive::after_attention(&case, case.plan(), Arch::Sm80, 1.0, run_it).unwrap();
     let [_, combine] = attention_kernels(&run);
     for stages in deep(&[1, 2][..], &[1, 2, 3, 4]).iter().copied() {
         let schedule = Schedule {

@@ -2,8 +2,9 @@
 //!
 //! Heads and new tokens are packed in the rows: row m is token m / H, head m mod H. A cached row is both key and value,
 //! so that its tile is read from device memory once. Softmax runs online ([`super::online_softmax`]); each split leaves its
-//! result and natural log-sum-exp for [`super::combine`].
+//! result and natural log-sum-exp for [`super::combine`]. The only split of a sequence is its result, and goes there.
 
+use super::combine::check_result;
 use super::error::BuildError;
 use super::online_softmax::{KeyTile, OnlineSoftmax};
 use super::program::{Pages, ProgramBuilder, Span, block_x, block_y, block_z};
@@ -50,26 +51,17 @@ pub(super) fn build(mut p: ProgramBuilder, region: &AttentionRegion) -> Result<T
     let [q_value, kv_value] = batch_lengths.map(|lengths| p.load_int(lengths, block_y()));
     let q_len = p.bind(&mut body, "q", q_value);
     let kv_len = p.bind(&mut body, "kv", kv_value);
-    let Split { begin, end } = split(&mut p, &mut body, batch_lengths[1], kv_len.clone(), &rows, block_z());
+    let split = split(&mut p, &mut body, batch_lengths[1], kv_len.clone(), &rows, block_z());
     let limit = p.extent(&rows);
 
     let lse = lse_view(&mut p, region, row.clone(), limit.clone());
-    body.push(Stmt::Comment(
-        "A split without tokens has no weight; the combine never reads its part.".into(),
-    ));
-    let (fill, empty) = tiles.softmax.empty_log_sum_exp();
-    body.push(Stmt::If {
-        cond: end.clone().le(begin.clone()),
-        body: vec![
-            fill,
-            Stmt::Store {
-                dst: lse.clone(),
-                src: empty,
-                cols: 0..1,
-            },
-            Stmt::Return,
-        ],
-    });
+    let store = |dst: View| Stmt::Store {
+        dst,
+        src: tiles.softmax.out,
+        cols: 0..region.values.len(),
+    };
+    let result = result_view(&mut p, region, row.clone(), limit.clone())?.map(store);
+    body.extend(without_tokens(&tiles.softmax, &split, &lse, result.as_ref()));
     load_query(
         &mut p,
         region,
@@ -110,8 +102,8 @@ pub(super) fn build(mut p: ProgramBuilder, region: &AttentionRegion) -> Result<T
     let step = tiles.softmax.step(keys, region.scale);
     body.push(Stmt::For {
         var: tile,
-        start: begin,
-        end,
+        start: split.begin,
+        end: split.end,
         pipelined: true,
         body: [vec![load], step].concat(),
     });
@@ -124,14 +116,51 @@ pub(super) fn build(mut p: ProgramBuilder, region: &AttentionRegion) -> Result<T
         src,
         cols: 0..1,
     });
-    let dst = partial_view(&mut p, region, row, limit);
-    body.push(Stmt::Store {
-        dst,
-        src: tiles.softmax.out,
-        cols: 0..region.values.len(),
-    });
+    // Next to what stores the quotients, so that a backend may do the two at once.
+    let divide = || tiles.softmax.divide();
+    if let Some(result) = result {
+        body.push(Stmt::If {
+            cond: split.whole,
+            body: vec![divide(), result, Stmt::Return],
+        });
+    }
+    body.extend([divide(), store(partial_view(&mut p, region, row, limit))]);
     let doc = doc(&p, region, &widths, cache, &pages);
     Ok(p.finish(doc, grid, body))
+}
+
+/// Ends a block without tokens. Its split has no weight, and the combine never reads its part; of a sequence that is whole it
+/// says so, and where that has no tokens at all the first stores zeros as its `result`.
+fn without_tokens(softmax: &OnlineSoftmax, split: &Split, lse: &View, result: Option<&Stmt>) -> [Stmt; 2] {
+    let (words, log_sum_exp) = match result {
+        Some(_) => {
+            let told = split.whole.clone().and(Expr::from(0).lt(block_z()));
+            (
+                "A split without tokens has no weight. +inf: the first split is whole, and there is nothing to combine.",
+                told.select(f32::INFINITY, f32::NEG_INFINITY),
+            )
+        }
+        None => (
+            "A split without tokens has no weight; the combine never reads its part.",
+            f32::NEG_INFINITY.into(),
+        ),
+    };
+    let (log_sum_exp, src) = softmax.empty_log_sum_exp(log_sum_exp);
+    let dst = lse.clone();
+    let mut body = vec![log_sum_exp, Stmt::Store { dst, src, cols: 0..1 }];
+    body.extend(result.map(|result| {
+        let zeros = Stmt::Fill {
+            dst: softmax.out,
+            value: 0.0,
+        };
+        Stmt::If {
+            cond: block_z().equals(0),
+            body: vec![zeros, result.clone()],
+        }
+    }));
+    body.push(Stmt::Return);
+    let cond = split.end.clone().le(split.begin.clone());
+    [Stmt::Comment(words.into()), Stmt::If { cond, body }]
 }
 
 fn widths(p: &ProgramBuilder, region: &AttentionRegion, cache: &Placed) -> Result<Widths, BuildError> {
@@ -239,6 +268,24 @@ fn lse_view(p: &mut ProgramBuilder, region: &AttentionRegion, row: Expr, limit: 
 fn partial_view(p: &mut ProgramBuilder, region: &AttentionRegion, row: Expr, limit: Expr) -> View {
     let placed = Placed::contiguous(region.partial, &p.plan.buffer(region.partial).shape);
     split_view(p, &placed, row, limit, region.values.len())
+}
+
+/// This sequence's part of the result \[B, T, H, values\] as rows, where attention may write it.
+fn result_view(
+    p: &mut ProgramBuilder,
+    region: &AttentionRegion,
+    row: Expr,
+    limit: Expr,
+) -> Result<Option<View>, BuildError> {
+    let Some(result) = region.result else {
+        return Ok(None);
+    };
+    let placed = p.view(result)?;
+    check_result(p, placed)?;
+    let strides = &placed.strides;
+    let outer = [(block_y(), strides[0].clone())];
+    let matrix = p.matrix(placed, Access::Write, &outer, &strides[2], &strides[3]);
+    Ok(Some(p.rows(&matrix, row, limit, Span::whole(region.values.len()))))
 }
 
 fn doc(p: &ProgramBuilder, region: &AttentionRegion, widths: &Widths, cache: &Placed, pages: &Pages) -> Vec<String> {

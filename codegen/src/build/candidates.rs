@@ -204,7 +204,11 @@ pub(super) fn family(plan: &Plan, region: &Region, dims: &Dims) -> Result<Family
                 n: cols,
                 k: combine.columns,
             },
-            None => Family::Rows { rows, cols },
+            // A block has the rows of one sequence.
+            None => Family::Rows {
+                rows: number(&Size::product(view.shape.get(1..3).unwrap_or_default())),
+                cols,
+            },
         });
     }
     if let Some(Product { product, spec, .. }) = product(plan, region) {
@@ -446,7 +450,11 @@ pub fn cpu_schedule(plan: &Plan, region: &Region, processor: &Processor, dims: &
         }
         // Every block of columns puts its rows together anew, and every piece of the depth asks each split for its weight.
         Family::Projection { m, n, k } => [m.min(64), n.min(256), k.min(512)],
-        Family::Rows { rows, cols } => [rows.min(16), cols.min(1024), 0],
+        Family::Rows { rows, cols } => {
+            // Few rows are shared out, too.
+            let even = rows.div_ceil(processor.threads.max(1));
+            [even.min(16), cols.min(1024), 0]
+        }
         Family::WholeRows { rows, cols } => [rows.min(16), cols, 0],
     };
     Ok(Schedule {

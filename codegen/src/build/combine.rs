@@ -1,30 +1,37 @@
 //! The splits of an attention put together, each weighted by its log-sum-exp.
 
 use super::error::BuildError;
-use super::program::{ProgramBuilder, Span, block_x, block_y, blocks};
+use super::program::{ProgramBuilder, Span, block_x, block_y, block_z, blocks};
 use crate::tile::{Access, Expr, Stmt, TileId, TileProgram, VarId, View};
 use mlafuse_ir::plan::{BufferId, CombineRegion, View as Placed};
 use mlafuse_ir::size::{Size, Symbol};
 use std::f32::consts::LOG2_E;
 
-/// Writes the rows (b, t, h) of the result.
+/// Writes the result of the sequences that attention has split: a block has rows (t, h) of one of them.
 pub(super) fn build(mut p: ProgramBuilder, region: &CombineRegion) -> Result<TileProgram, BuildError> {
     let out = p.view(region.output)?;
     check_result(&p, out)?;
     let (block_m, block_n) = (p.schedule.block_m, p.schedule.block_n);
-    let rows = Size::product(&out.shape[..3]);
-    let width = Size::one().times(out.shape[3]);
+    let rows = Size::product(&out.shape[1..3]);
+    let [sequences, width] = [0, 3].map(|axis| Size::one().times(out.shape[axis]));
     let acc = p.fragment("acc", block_m, block_n);
-    let grid = [p.row_blocks::<1>(&[], &rows), blocks(&mut p, &width, block_n), 1.into()];
+    let grid = [
+        p.row_blocks::<1>(&[], &rows),
+        p.extent(&sequences),
+        blocks(&mut p, &width, block_n),
+    ];
 
     let mut body = Vec::new();
+    leave_whole(&mut p, region, &mut body);
     let row = p.bind(&mut body, "row_start", block_x() * block_m);
     let (limit, cols) = (p.extent(&rows), p.extent(&width));
-    let combine = Combine::new(&mut p, region, None, [row.clone(), limit.clone()], block_n);
+    let of = RowsOf::Sequence(block_y());
+    let combine = Combine::new(&mut p, region, of, [row.clone(), limit.clone()], block_n);
     combine.largest(&mut p, &mut body);
-    let span = || Span::block(block_y(), block_n, cols.clone());
+    let span = || Span::block(block_z(), block_n, cols.clone());
     combine.columns(&mut p, acc, span, &mut body);
-    let matrix = p.matrix(out, Access::Write, &[], &width, &Size::one());
+    let outer = [(block_y(), out.strides[0].clone())];
+    let matrix = p.matrix(out, Access::Write, &outer, &width, &Size::one());
     let dst = p.rows(&matrix, row, limit, span());
     body.push(Stmt::Store {
         dst,
@@ -40,6 +47,21 @@ pub(super) fn build(mut p: ProgramBuilder, region: &CombineRegion) -> Result<Til
     Ok(p.finish(vec![doc], grid, body))
 }
 
+/// Ends the blocks of a sequence whose result is there already.
+fn leave_whole(p: &mut ProgramBuilder, region: &CombineRegion, body: &mut Vec<Stmt>) {
+    body.push(Stmt::Comment(
+        "The only split of a sequence is its result, and attention has put it there.".into(),
+    ));
+    let placed = Placed::contiguous(region.lse, &p.plan.buffer(region.lse).shape);
+    let second = p.load_float(&placed, [1.into(), block_y()]);
+    let there = Expr::from(1).lt(p.symbol(Symbol::Z));
+    let second = p.bind(body, "second", there.select(second, f32::INFINITY));
+    body.push(Stmt::If {
+        cond: second.equals(f32::INFINITY),
+        body: vec![Stmt::Return],
+    });
+}
+
 /// A combine's result has a buffer of its own.
 pub(super) fn check_result(p: &ProgramBuilder, out: &Placed) -> Result<(), BuildError> {
     if out.shape.len() != 4 {
@@ -52,11 +74,18 @@ pub(super) fn check_result(p: &ProgramBuilder, out: &Placed) -> Result<(), Build
     }
 }
 
+/// Which rows of the attention's result a block has.
+pub(super) enum RowsOf {
+    /// Rows (t, h) of this sequence.
+    Sequence(Expr),
+    /// Rows (b, t) of this head.
+    Head(Expr),
+}
+
 /// Rows of the attention's result, and how a block puts them together.
 pub(super) struct Combine<'a> {
     region: &'a CombineRegion,
-    /// Rows are (b, t) of this head; (b, t, h) where none is given.
-    head: Option<Expr>,
+    of: RowsOf,
     /// The first row, and one past the last that is there.
     rows: [Expr; 2],
     /// Columns that are put together at a time.
@@ -98,7 +127,7 @@ impl<'a> Combine<'a> {
     pub fn new(
         p: &mut ProgramBuilder,
         region: &'a CombineRegion,
-        head: Option<Expr>,
+        of: RowsOf,
         rows: [Expr; 2],
         width: usize,
     ) -> Combine<'a> {
@@ -110,7 +139,7 @@ impl<'a> Combine<'a> {
         };
         Combine {
             region,
-            head,
+            of,
             rows,
             width,
             splits: p.symbol(Symbol::Z),
@@ -224,14 +253,11 @@ impl<'a> Combine<'a> {
     fn view(&self, p: &mut ProgramBuilder, buffer: BufferId, split: Expr, limit: Expr, cols: Span) -> View {
         let placed = Placed::contiguous(buffer, &p.plan.buffer(buffer).shape);
         let strides = &placed.strides;
-        let mut outer = vec![(split, strides[0].clone())];
-        let row_stride = match &self.head {
-            Some(head) => {
-                outer.push((head.clone(), strides[3].clone()));
-                &strides[2]
-            }
-            None => &strides[3],
+        let (of, row_stride) = match &self.of {
+            RowsOf::Sequence(sequence) => ((sequence.clone(), strides[1].clone()), &strides[3]),
+            RowsOf::Head(head) => ((head.clone(), strides[3].clone()), &strides[2]),
         };
+        let outer = [(split, strides[0].clone()), of];
         let matrix = p.matrix(&placed, Access::Read, &outer, row_stride, &Size::one());
         p.rows(&matrix, self.rows[0].clone(), limit, cols)
     }

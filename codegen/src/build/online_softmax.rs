@@ -126,10 +126,9 @@ impl OnlineSoftmax {
         ]
     }
 
-    /// Divides by the sum; rows that saw no key become zeros.
-    pub fn finish(&self) -> [Stmt; 3] {
+    /// Puts the sums together; [`Self::divide`] is what is left to do.
+    pub fn finish(&self) -> [Stmt; 2] {
         let OnlineSoftmax {
-            out,
             decay,
             partial_sum,
             sum,
@@ -144,11 +143,15 @@ impl OnlineSoftmax {
                 dst: decay,
                 value: self.saw_some().select(Expr::from(1.0f32) / sum, 0.0f32),
             },
-            Stmt::Map {
-                dst: out,
-                value: Expr::from(out) * decay,
-            },
         ]
+    }
+
+    /// After [`Self::finish`]: divides the weighted values by the sum; rows that saw no key become zeros.
+    pub fn divide(&self) -> Stmt {
+        Stmt::Map {
+            dst: self.out,
+            value: Expr::from(self.out) * self.decay,
+        }
     }
 
     /// After [`Self::finish`]: a vector with the natural log-sum-exp of each row, -inf for those that saw no key.
@@ -158,13 +161,9 @@ impl OnlineSoftmax {
         (Stmt::Map { dst: self.max, value }, self.max)
     }
 
-    /// A vector that all rows have -inf in: the log-sum-exp of a softmax over nothing.
-    pub fn empty_log_sum_exp(&self) -> (Stmt, TileId) {
-        let fill = Stmt::Fill {
-            dst: self.sum,
-            value: f32::NEG_INFINITY,
-        };
-        (fill, self.sum)
+    /// A vector that all rows have `value` in: what stands for the log-sum-exp of a softmax over nothing.
+    pub fn empty_log_sum_exp(&self, value: Expr) -> (Stmt, TileId) {
+        (Stmt::Map { dst: self.sum, value }, self.sum)
     }
 
     fn saw_some(&self) -> Expr {

@@ -90,7 +90,7 @@ pub(super) fn build(mut p: ProgramBuilder, region: &PrefillRegion) -> Result<Til
         body: step,
     });
     body.extend(softmax.finish());
-    body.push(store);
+    body.extend([softmax.divide(), store]);
     let doc = doc(&p, region, &heads, columns)?;
     Ok(p.finish(doc, grid, body))
 }

@@ -312,6 +312,13 @@ impl<'a> ProgramBuilder<'a> {
         })
     }
 
+    /// One element of a view of f32, at an index of each of its first dimensions.
+    pub fn load_float(&mut self, view: &plan::View, indices: impl IntoIterator<Item = Expr>) -> Expr {
+        let indices: Vec<_> = indices.into_iter().zip(view.strides.iter().cloned()).collect();
+        let param = self.tensor(view.buffer, Access::Read);
+        Expr::Load(param, Box::new(self.address(view, &indices)))
+    }
+
     /// One integer of a vector view.
     pub fn load_int(&mut self, view: &plan::View, index: Expr) -> Expr {
         let stride = view.strides.first().cloned().unwrap_or(Size::one());

@@ -5,7 +5,7 @@
 //! once. Each step puts some columns of the rows together, rounds them as they would be in memory and multiplies them;
 //! meanwhile the weights of the next steps are on their way.
 
-use super::combine::{Combine, check_result};
+use super::combine::{Combine, RowsOf, check_result};
 use super::error::BuildError;
 use super::operand::Operand;
 use super::program::{ProgramBuilder, Span, block_x, block_y, block_z, blocks};
@@ -52,7 +52,8 @@ pub(super) fn build(
     let mut body = Vec::new();
     let row = p.bind(&mut body, "row_start", block_x() * block_m);
     let [limit, n, k] = [&rows, &outputs, &columns].map(|size| p.extent(size));
-    let combine = Combine::new(&mut p, region, Some(block_y()), [row.clone(), limit.clone()], block_k);
+    let of = RowsOf::Head(block_y());
+    let combine = Combine::new(&mut p, region, of, [row.clone(), limit.clone()], block_k);
     combine.largest(&mut p, &mut body);
     body.push(Stmt::Fill { dst: acc, value: 0.0 });
 

@@ -18,6 +18,8 @@ pub(super) struct Split {
     pub begin: Expr,
     /// One past the last; not past `begin` where the split does not exist.
     pub end: Expr,
+    /// Whether the sequence has no split but the first.
+    pub whole: Expr,
 }
 
 /// Split number `split` of a sequence of `kv_len` tokens, in a batch of sequences with these lengths and as many `rows` of
@@ -54,8 +56,12 @@ pub(super) fn split(
         .max(fewest.ceil_div(block_n));
     let share = p.bind(body, "share", share);
     let begin = p.bind(body, "begin", split * share.clone());
-    let end = p.bind(body, "end", (begin.clone() + share).min(all));
-    Split { begin, end }
+    let end = p.bind(body, "end", (begin.clone() + share.clone()).min(all.clone()));
+    Split {
+        whole: all.le(share),
+        begin,
+        end,
+    }
 }
 
 /// How many splits each sequence has in a launch of the sizes in `dims` where all have `S` cached tokens, at least 1; `None`

@@ -4,6 +4,7 @@ use super::Cx;
 use super::fragment::let_stmt;
 use crate::thread::{self, Expr, Intrinsic, ParamTy, Ty};
 use crate::tile::{self, Binary, ParamKind, TileId, Unary, VarId};
+use mlafuse_tensor::DType;
 
 /// Lanes of a warp.
 const WARP: usize = 32;
@@ -126,8 +127,12 @@ impl Cx<'_> {
     fn ty(&self, e: &tile::Expr) -> Ty {
         use tile::Expr as T;
         match e {
-            T::Int(_) | T::Block(_) | T::Row | T::Col | T::Load(..) => Ty::I32,
+            T::Int(_) | T::Block(_) | T::Row | T::Col => Ty::I32,
             T::Float(_) | T::Tile(_) => Ty::F32,
+            T::Load(p, _) => match self.program.tensor_dtype(*p) {
+                Some(DType::F32) => Ty::F32,
+                _ => Ty::I32,
+            },
             T::Param(p) => match param(self.program.param(*p)).ty {
                 ParamTy::I64 => Ty::I64,
                 _ => Ty::I32,

@@ -89,7 +89,7 @@ pub enum Expr {
     Row,
     /// In a map: the logical column.
     Col,
-    /// One integer from device memory, at an element index.
+    /// One i32 or f32 from device memory, at an element index.
     Load(ParamId, Box<Expr>),
     /// A function of one operand.
     Unary(Unary, Box<Expr>),

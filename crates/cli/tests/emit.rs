@@ -262,6 +262,24 @@ fn a_launch_folder_is_complete() {
 }
 
 #[test]
+fn an_only_split_is_the_result_and_a_combine_has_two() {
+    let Some(_) = nvrtc_or_skip() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    // Values so wide that their projection is a kernel of its own.
+    let model = "heads=4,d_model=64,d_latent=128,d_rope=64,d_nope=16,d_v=2048";
+    let launch = "--batch 16 --q-len 8 --kv-len 600 --stage launch --splits 1 --out";
+    for (kernel, expected) in [("attention", &["attention_lse", "p_c"][..]), ("combine", &["p_c"])] {
+        let args = [
+            "emit", "--model", model, "--phase", "decode", "--arch", "sm_80", "--kernel", kernel,
+        ];
+        let launch = launch.split(' ').chain([dir.path().to_str().unwrap()]);
+        good(&args.into_iter().chain(launch).collect::<Vec<_>>());
+        let reference = SafetensorsFile::open(dir.path().join(kernel).join("reference.safetensors")).unwrap();
+        assert_eq!(reference.names().collect::<Vec<_>>(), expected, "{kernel}");
+    }
+}
+
+#[test]
 fn bad_arguments_are_named() {
     let flag = |more: &[&'static str], words: &[&str]| bad(&decode(more), words);
     flag(&["--stage", "plan", "--arch", "sm_70"], &["sm_70", "sm_80", "sm_120"]);

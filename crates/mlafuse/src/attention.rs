@@ -408,11 +408,14 @@ fn check_pages(inputs: &AttentionInputs<'_>, width: usize, page_size: usize, pag
     Ok(())
 }
 
-/// log Σ exp over the splits of \[Z, rows\].
+/// log Σ exp over the splits of \[Z, rows\]. +inf is that of splits which are not there.
 fn combined(of_splits: &HostTensor) -> Result<Vec<f32>, Error> {
     let rows = of_splits.shape().last().copied().unwrap_or(0);
     let values = of_splits.as_f32()?;
-    let of_row = |row: usize| values.iter().skip(row).step_by(rows.max(1)).copied();
+    let of_row = |row: usize| {
+        let of_splits = values.iter().skip(row).step_by(rows.max(1)).copied();
+        of_splits.filter(|&lse| lse < f32::INFINITY)
+    };
     let combine = |row: usize| {
         let max = of_row(row).fold(f32::NEG_INFINITY, f32::max);
         let sum: f32 = of_row(row).map(|lse| (lse - max).exp()).sum();

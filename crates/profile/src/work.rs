@@ -37,6 +37,9 @@ pub fn kernel_work(plan: &Plan, region: &Region, dims: &Dims) -> Result<Work, Pr
         // Of its contractions the attention has counted all but the projection.
         RegionKind::Combine(combine) => {
             let weight = combine.projection.map(|projection| projection.weight);
+            if weight.is_none() && counter.is_whole() {
+                return Ok(Work::default());
+            }
             let values: Vec<ValueId> = weight.into_iter().chain([combine.output]).collect();
             Ok(Work {
                 bytes: counter.buffers(&[combine.partial, combine.lse])? + counter.values(&values)?,
@@ -111,7 +114,16 @@ impl Counter<'_> {
             .chain([attention.block_table, attention.q_len, attention.kv_len])
             .collect();
         let rows = self.rows(attention.cache, Symbol::S, Some(columns.len()))?;
-        Ok(self.values(&read)? + rows + self.buffers(&[attention.partial, attention.lse])?)
+        let written = match attention.result.filter(|_| self.is_whole()) {
+            Some(result) => self.values(&[result])?,
+            None => self.buffers(&[attention.partial])?,
+        };
+        Ok(self.values(&read)? + rows + written + self.buffers(&[attention.lse])?)
+    }
+
+    /// Whether every sequence has one split alone, which leaves nothing to combine where attention may write its result.
+    fn is_whole(&self) -> bool {
+        self.dims.get(Symbol::Z) == Some(1)
     }
 
     fn prefill_bytes(&self, prefill: &PrefillRegion) -> Result<u64, ProfileError> {
@@ -345,6 +357,26 @@ mod tests {
         assert_eq!(unfused.iter().map(|(_, _, flops)| flops).sum::<u64>(), contractions);
         let read = unfused.iter().find(|(name, _, _)| name == "cache_read_rows").unwrap();
         assert_eq!(read.1, table + lens + 2 * (2 * 7 * row));
+    }
+
+    #[test]
+    fn a_whole_attention_leaves_nothing_to_combine() {
+        let plan = fused(&parse(ATTENTION).unwrap()).unwrap();
+        let dims = [
+            (Symbol::B, 2),
+            (Symbol::T, 1),
+            (Symbol::S, 7),
+            (Symbol::P, 2),
+            (Symbol::Z, 1),
+        ];
+        let dims = dims
+            .into_iter()
+            .fold(Dims::new(), |dims, (symbol, n)| dims.with(symbol, n));
+        let work = |name: &str| kernel_work(&plan, plan.kernel(name).unwrap(), &dims).unwrap();
+        let (query, rows, table, lens) = (2 * 3 * 10 * 2, 2 * 7 * 10 * 2, 2 * 2 * 4, 2 * 2 * 4);
+        let (result, lse) = (2 * 3 * 8 * 2, 2 * 3 * 4);
+        assert_eq!(work("attention").bytes, query + rows + table + lens + result + lse);
+        assert_eq!(work("combine"), Work::default());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use super::super::{Access, Binary, Expr, Form, ParamId, ParamKind, Space, Tile, 
 use super::flow::Flow;
 use super::operand::unfit;
 use super::{Fault, ScalarKind, param, tensor, tile};
+use mlafuse_tensor::DType;
 
 /// Where an expression stands.
 #[derive(Clone, Copy)]
@@ -51,15 +52,15 @@ pub(super) fn kind_of(program: &TileProgram, flow: &Flow, expr: &Expr, place: Pl
         Expr::Tile(id) => map_operand(program, flow, *id, place),
         Expr::Load(id, index) => {
             expect_int(program, flow, index, place)?;
-            let got = tensor(program, *id, Access::Read)?;
-            if got.is_float() {
-                return Err(Fault::TensorType {
+            match tensor(program, *id, Access::Read)? {
+                DType::I32 => Ok(ScalarKind::Int),
+                DType::F32 => Ok(ScalarKind::Float),
+                got => Err(Fault::TensorType {
                     param: param_name(program, *id),
-                    expected: "an integer type",
+                    expected: "i32 or f32",
                     got,
-                });
+                }),
             }
-            Ok(ScalarKind::Int)
         }
         Expr::Unary(op, a) => {
             let (from, to) = match op {

@@ -38,6 +38,11 @@ impl Splits {
         let share = kv_len.div_ceil(self.block_n).div_ceil(self.count) * self.block_n;
         (z * share).min(kv_len)..((z + 1) * share).min(kv_len)
     }
+
+    /// Whether a sequence has one split alone.
+    fn is_whole(self, kv_len: usize) -> bool {
+        self.count < 2 || self.tokens(1, kv_len).is_empty()
+    }
 }
 
 /// The kernel's results for this memory.
@@ -62,10 +67,7 @@ pub fn expected(plan: &Plan, region: &Region, dims: &Dims, memory: &Memory, spli
             }
             Ok(expected)
         }
-        RegionKind::Attention(attention) => {
-            let (partial, lse) = reads.attention(attention, splits)?;
-            Ok(BTreeMap::from([(attention.partial, partial), (attention.lse, lse)]))
-        }
+        RegionKind::Attention(attention) => reads.attention(attention, splits),
         RegionKind::Combine(combine) => reads.made(combine.output, &reads.combine(combine)?),
         RegionKind::Prefill(prefill) => reads.made(prefill.output, &reads.nodes(&region.nodes, prefill.output, None)?),
     }
@@ -143,8 +145,9 @@ impl Reads<'_> {
             .to_vec())
     }
 
-    /// partial \[Z, B, T, H, columns\] and lse \[Z, B, T, H\]; the partial of a split without tokens stays NaN.
-    fn attention(&self, region: &AttentionRegion, splits: Splits) -> Result<(Vec<f64>, Vec<f64>)> {
+    /// partial \[Z, B, T, H, columns\], lse \[Z, B, T, H\] and the result of the sequences that are whole; NaN stays what is
+    /// not written.
+    fn attention(&self, region: &AttentionRegion, splits: Splits) -> Result<Expected> {
         let [batch, new] = [Symbol::B, Symbol::T].map(|symbol| self.dims.get(symbol).unwrap_or(1));
         let queries: Vec<(Vec<usize>, Vec<f64>)> = region
             .queries
@@ -175,7 +178,9 @@ impl Reads<'_> {
                 let visible = (kv_len + t + 1).saturating_sub(new).min(kv_len);
                 let split = splits.tokens(z, kv_len);
                 if split.is_empty() {
-                    return (vec![f64::NAN; columns.len()], f64::NEG_INFINITY);
+                    let told = z > 0 && region.result.is_some() && splits.is_whole(kv_len);
+                    let lse = if told { f64::INFINITY } else { f64::NEG_INFINITY };
+                    return (vec![f64::NAN; columns.len()], lse);
                 }
                 let tokens = split.start..split.end.min(visible);
                 let score = |token: usize| {
@@ -196,7 +201,25 @@ impl Reads<'_> {
             })
             .collect();
         let lse = rows.iter().map(|(_, lse)| *lse).collect();
-        Ok((rows.into_iter().flat_map(|(partial, _)| partial).collect(), lse))
+        let mut partial: Vec<f64> = rows.into_iter().flat_map(|(partial, _)| partial).collect();
+        let Some(value) = region.result else {
+            return Ok(BTreeMap::from([(region.partial, partial), (region.lse, lse)]));
+        };
+        let of_sequence = new * heads * columns.len();
+        let mut result = vec![f64::NAN; batch * of_sequence];
+        let sequences = result
+            .chunks_mut(of_sequence.max(1))
+            .zip(partial.chunks_mut(of_sequence.max(1)));
+        for ((result, first), &kv_len) in sequences.zip(&self.memory.kv_lens) {
+            match (splits.is_whole(kv_len), kv_len) {
+                (true, 0) => result.fill(0.0),
+                (true, _) => result.swap_with_slice(first),
+                (false, _) => {}
+            }
+        }
+        let mut expected = self.made(value, &result)?;
+        expected.extend([(region.partial, partial), (region.lse, lse)]);
+        Ok(expected)
     }
 
     /// \[B, T, H, columns\], or what the projection makes of it.

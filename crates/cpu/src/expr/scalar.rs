@@ -4,6 +4,7 @@
 //! operand that they do not need, as `?:` and `&&` do on a GPU, so a guarded load stays guarded.
 
 use mlafuse_codegen::tile::{Axis, Binary, Expr, TileProgram, Unary};
+use mlafuse_tensor::DType;
 
 use crate::error::Fault;
 use crate::math;
@@ -39,7 +40,8 @@ pub(crate) enum Scalar {
     Row,
     Col,
     Tile(Slot),
-    Load(usize, Box<Scalar>),
+    LoadInt(usize, Box<Scalar>),
+    LoadFloat(usize, Box<Scalar>),
     ToFloat(Box<Scalar>),
     FloatUnary(Unary, Box<Scalar>),
     IntBinary(Binary, Box<[Scalar; 2]>),
@@ -76,16 +78,16 @@ impl At<'_> {
 /// Type of `expr`.
 pub(crate) fn kind(expr: &Expr, names: &Names<'_>) -> Kind {
     match expr {
-        Expr::Int(_)
-        | Expr::Param(_)
-        | Expr::Block(_)
-        | Expr::Row
-        | Expr::Col
-        | Expr::Load(..)
-        | Expr::Unary(Unary::Wide, _) => Kind::Int,
+        Expr::Int(_) | Expr::Param(_) | Expr::Block(_) | Expr::Row | Expr::Col | Expr::Unary(Unary::Wide, _) => {
+            Kind::Int
+        }
         Expr::Float(_) | Expr::Tile(_) | Expr::Unary(Unary::ToFloat | Unary::Exp2 | Unary::Log2 | Unary::Rsqrt, _) => {
             Kind::Float
         }
+        Expr::Load(tensor, _) => match names.program.tensor_dtype(*tensor) {
+            Some(DType::F32) => Kind::Float,
+            _ => Kind::Int,
+        },
         Expr::Var(var) => names.vars[var.0],
         Expr::Binary(Binary::Lt | Binary::Le | Binary::Eq | Binary::And, ..) => Kind::Bool,
         Expr::Binary(_, a, _) | Expr::Select(_, a, _) => kind(a, names),
@@ -107,7 +109,13 @@ impl Scalar {
             Expr::Row => Scalar::Row,
             Expr::Col => Scalar::Col,
             Expr::Tile(id) => Scalar::Tile(names.slots[id.0]),
-            Expr::Load(id, index) => Scalar::Load(names.indices[id.0], Box::new(compile(index))),
+            Expr::Load(id, index) => {
+                let (tensor, index) = (names.indices[id.0], Box::new(compile(index)));
+                match kind(expr, names) {
+                    Kind::Float => Scalar::LoadFloat(tensor, index),
+                    _ => Scalar::LoadInt(tensor, index),
+                }
+            }
             Expr::Unary(Unary::Wide, a) => compile(a),
             Expr::Unary(Unary::ToFloat, a) => Scalar::ToFloat(Box::new(compile(a))),
             Expr::Unary(op, a) => Scalar::FloatUnary(*op, Box::new(compile(a))),
@@ -136,7 +144,11 @@ impl Scalar {
                 let col = if slot.stride == 1 { 0 } else { at.col };
                 float_bits(at.arena[slot.start + at.row * slot.stride + col])
             }
-            Scalar::Load(tensor, index) => load_int(env, *tensor, index.eval(env, at)?)?,
+            Scalar::LoadInt(tensor, index) => load_int(env, *tensor, index.eval(env, at)?)?,
+            Scalar::LoadFloat(tensor, index) => {
+                let bytes = load(env, *tensor, index.eval(env, at)?)?;
+                float_bits(f32::from_ne_bytes(bytes))
+            }
             Scalar::ToFloat(a) => float_bits(a.eval(env, at)? as f32),
             Scalar::FloatUnary(op, a) => float_bits(float_unary(*op, bits_float(a.eval(env, at)?))),
             Scalar::IntBinary(op, ab) => int_binary(*op, ab[0].eval(env, at)?, ab[1].eval(env, at)?)?,
@@ -164,17 +176,17 @@ pub(crate) fn bits_float(bits: i64) -> f32 {
 
 /// Element `index` of an i32 tensor.
 pub(crate) fn load_int(env: &Env<'_>, tensor: usize, index: i64) -> Result<i64, Fault> {
+    load(env, tensor, index).map(|bytes| i64::from(i32::from_ne_bytes(bytes)))
+}
+
+/// Element `index` of a tensor of elements of 4 bytes.
+fn load(env: &Env<'_>, tensor: usize, index: i64) -> Result<[u8; 4], Fault> {
     let fault = Fault::OutOfBounds { tensor, index };
     let Some(Bound::Read(bytes)) = env.tensors.get(tensor) else {
         return Err(fault);
     };
     let at = usize::try_from(index).map_err(|_| fault)?;
-    bytes
-        .as_chunks::<4>()
-        .0
-        .get(at)
-        .map(|b| i64::from(i32::from_ne_bytes(*b)))
-        .ok_or(fault)
+    bytes.as_chunks::<4>().0.get(at).copied().ok_or(fault)
 }
 
 fn float_unary(op: Unary, x: f32) -> f32 {

@@ -9,8 +9,14 @@ use crate::size::{Dim, Size, Symbol};
 use mlafuse_tensor::DType;
 use std::collections::BTreeSet;
 
-/// Adds attention; gives the buffers of its partial results and of their log-sum-exps.
-pub(super) fn add_attention(plan: &mut Plan, found: &fuse::Found, names: &mut BTreeSet<String>) -> [BufferId; 2] {
+/// Adds attention, which leaves what needs no combine in `result` where that is to be in memory; gives the buffers of its
+/// partial results and of their log-sum-exps.
+pub(super) fn add_attention(
+    plan: &mut Plan,
+    found: &fuse::Found,
+    result: Option<ValueId>,
+    names: &mut BTreeSet<String>,
+) -> [BufferId; 2] {
     let shape = found.nodes.last().map(|&result| plan.graph.ty(result).shape.clone());
     let name = kernel_name("attention", names);
     let mut part = vec![Dim::Sym(Symbol::Z)];
@@ -39,14 +45,16 @@ pub(super) fn add_attention(plan: &mut Plan, found: &fuse::Found, names: &mut BT
         n_heads: found.n_heads,
         partial,
         lse,
+        result,
     };
     let reads = buffers(plan, &found.reads());
+    let writes = [vec![partial, lse], buffers(plan, result.as_slice())].concat();
     plan.kernels.push(Region {
         name,
         kind: RegionKind::Attention(region),
         nodes: found.nodes.clone(),
         reads,
-        writes: vec![partial, lse],
+        writes,
     });
     [partial, lse]
 }

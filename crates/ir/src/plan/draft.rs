@@ -273,7 +273,8 @@ impl Draft {
                 projection,
                 output,
             } => {
-                let parts = attention::add_attention(plan, &found, names);
+                let result = projection.is_none().then_some(output);
+                let parts = attention::add_attention(plan, &found, result, names);
                 attention::add_combine(plan, &found, parts, (projection, output), self.nodes, names);
             }
             DraftKind::Prefill(region) => {

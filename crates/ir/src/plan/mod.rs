@@ -74,6 +74,9 @@ pub struct QueryPart {
 /// For each split z: `partial[z, b, t, h, :]` = softmax over the split's visible tokens of `scale · Σ parts q · row`,
 /// times the rows' `values` columns; `lse[z, b, t, h]` = the natural logarithm of the sum of exponentials, -inf where
 /// no token is visible. The partial of a split with no token at all is not written.
+///
+/// A sequence that has tokens in no split but the first is whole: its softmax goes to `result` instead of `partial` where there
+/// is one, and the lse of its other splits is +inf.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AttentionRegion {
     /// The query, in parts of disjoint columns, ascending.
@@ -96,10 +99,12 @@ pub struct AttentionRegion {
     pub partial: BufferId,
     /// f32 \[Z, B, T, H\], natural.
     pub lse: BufferId,
+    /// The attention's result, \[B, T, H, values\], where it is to be in memory: of the sequences that are whole.
+    pub result: Option<ValueId>,
 }
 
 /// The splits of an attention put together: `Σ exp(lse - max) · partial / Σ exp(lse - max)`, zeros where every lse is
-/// -inf.
+/// -inf. A sequence that attention has left whole in the result stays as it is.
 ///
 /// Splits are outermost, so that the rows (b, t) of one head lie a uniform stride apart.
 #[derive(Clone, Debug, PartialEq, Eq)]

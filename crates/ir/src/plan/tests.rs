@@ -115,6 +115,12 @@ fn attention_is_fused() {
     assert_eq!((attention.scale, attention.n_heads), (0.25, 16));
     let partial = plan.buffer(attention.partial);
     assert_eq!(partial.size.to_string(), "8192*B*T*Z");
+    // What needs no combine attention writes itself: the result is in memory from there on.
+    assert_eq!(attention.result, plan.graph.output("o"));
+    let result = plan.output("o").unwrap().buffer;
+    let kernels =
+        ["attention", "combine"].map(|name| plan.kernels.iter().position(|kernel| kernel.name == name).unwrap());
+    assert_eq!(plan.lifetime(result), Some(kernels[0]..=kernels[1]));
     assert!(
         plan.view(
             plan.graph

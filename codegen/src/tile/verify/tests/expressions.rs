@@ -121,7 +121,7 @@ fn expressions_have_consistent_types() {
         ),
         (
             Expr::Load(Q, Box::new(0.into())),
-            "tensor `q` has elements of bf16, expected an integer type",
+            "tensor `q` has elements of bf16, expected i32 or f32",
         ),
         (
             Expr::Load(OUT, Box::new(0.into())),

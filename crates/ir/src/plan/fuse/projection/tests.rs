@@ -65,6 +65,7 @@ proptest! {
         prop_assert_eq!(Some(combine.output), plan.graph.output("o"));
         // The attention's result never reaches memory; the weight is read.
         prop_assert!(plan.view(combine.result).is_none());
+        prop_assert_eq!(&plan.kernel("attention").unwrap().writes, &[combine.partial, combine.lse]);
         let weight = plan.view(projection.weight).unwrap().buffer;
         prop_assert_eq!(&plan.kernel("combine").unwrap().reads, &[combine.partial, combine.lse, weight]);
     }
