@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, criterion_group, criterion_main};
 use mlafuse_benches::case::{CASES, Case};
 use mlafuse_benches::{Limits, Work};
-use mlafuse_cpu::compute_here;
 use mlafuse_profile::median;
 
 const WARM_UP: Duration = Duration::from_secs(1);
@@ -15,7 +14,6 @@ const WARM_UP: Duration = Duration::from_secs(1);
 const MEASURED: Duration = Duration::from_secs(3);
 
 fn cases(c: &mut Criterion) {
-    compute_here(0).expect("threads");
     let mut known: Option<Limits> = None;
     for case in CASES {
         let Some((work, ms)) = bench(c, case) else { continue };

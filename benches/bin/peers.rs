@@ -12,7 +12,6 @@ use mlafuse_benches::case::{CASES, Case};
 use mlafuse_benches::peer::{Peer, Python, Started};
 use mlafuse_benches::report::{Compared, Report};
 use mlafuse_benches::{Limits, Subject, machine, repeat};
-use mlafuse_cpu::compute_here;
 use mlafuse_profile::median;
 use mlafuse_tensor::{HostTensor, compare, write_file_atomic};
 use serde_json::json;
@@ -73,7 +72,7 @@ fn main() -> Result<()> {
         Some(threads) => usize::from(threads),
         None => std::thread::available_parallelism()?.get(),
     };
-    compute_here(threads)?;
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make the folder {}", args.out.display()))?;
     let bench = Bench {
         python: Python {

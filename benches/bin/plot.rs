@@ -9,7 +9,6 @@ use clap::Parser;
 use mlafuse::DType;
 use mlafuse_benches::plot::{Labels, Line, draw};
 use mlafuse_benches::{Core, Limits, Subject, Work, machine, repeat, shape};
-use mlafuse_cpu::compute_here;
 use mlafuse_profile::median;
 use mlafuse_tensor::write_file_atomic;
 use serde_json::json;
@@ -38,7 +37,6 @@ type Timed = (usize, Work, f64);
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    compute_here(0)?;
     std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make the folder {}", args.out.display()))?;
     let lengths: Vec<usize> = (10..=17).map(|power| 1 << power).collect();
     let batches: Vec<usize> = (0..=6).map(|power| 1 << power).collect();

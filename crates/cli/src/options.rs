@@ -148,13 +148,7 @@ pub fn with_check(device: DeviceSpec, check: Option<CheckChoice>) -> Result<Devi
     }
 }
 
-/// Computes on so many CPU threads, or one for each processor, of which the calling one is one: for commands whose launches all
-/// come from it.
-pub fn compute_here(threads: Option<u32>) -> Result<()> {
-    mlafuse_cpu::compute_here(threads.map_or(0, |threads| threads as usize)).context("--threads")
-}
-
-/// Computes on so many CPU threads, where given: for commands whose launches come from several threads.
+/// Computes on so many CPU threads, where given; else on one for each processor.
 pub fn use_threads(threads: Option<u32>) -> Result<()> {
     match threads {
         Some(threads) => rayon::ThreadPoolBuilder::new()

@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use mlafuse_codegen::tile::{Access, TileProgram, verify};
 use mlafuse_ir::size::{Dims, Symbol};
@@ -15,6 +14,7 @@ use crate::error::Fault;
 use crate::expr::{At, Env, Scalar};
 use crate::memory::Bound;
 use crate::scratch::{Needs, with_scratch};
+use crate::team::on_threads;
 use crate::{CpuBuffer, CpuError, Level, compile};
 
 /// How a kernel is executed.
@@ -92,9 +92,9 @@ impl CpuKernel {
         self.needs.arena * size_of::<f32>()
     }
 
-    /// Runs every block of the grid, in parallel on the current rayon pool, and returns when all have ended. `tensors` are
-    /// bound to the tensor parameters in their order; buffers may be larger than what is used of them. The outputs do not
-    /// depend on the number of threads.
+    /// Runs every block of the grid, on as many threads as the current rayon pool has, and returns when all have ended; on this
+    /// thread alone where another launch has the others. `tensors` are bound to the tensor parameters in their order; buffers
+    /// may be larger than what is used of them. The outputs do not depend on the number of threads.
     ///
     /// # Errors
     /// Where a symbol is unbound, the buffers do not fit the parameters, are bound twice or in use; where a block reaches
@@ -116,9 +116,9 @@ impl CpuKernel {
             present: self.needs.present,
         };
         // A second thread is called even where there is one block: it stays awake for what follows.
-        let workers = (rayon::current_num_threads() as u64).min(blocks.max(2));
-        let queue = Queue::new(blocks, workers);
-        fan_out(workers, &|| self.work(&launch, grid, &queue));
+        let threads = (rayon::current_num_threads() as u64).min(blocks.max(2));
+        let queue = Queue::new(blocks, threads);
+        on_threads(threads as usize, &|thread| self.work(&launch, grid, &queue, thread));
         match queue.failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
             None => Ok(()),
             Some((_, fault)) => Err(self.error(fault, &bound)),
@@ -126,13 +126,11 @@ impl CpuKernel {
     }
 
     /// Runs blocks until none is left.
-    fn work(&self, launch: &Launch<'_>, grid: [i64; 3], queue: &Queue) {
-        let thread = rayon::current_thread_index().unwrap_or(0) as u64;
-        queue.working.fetch_add(1, Ordering::Relaxed);
+    fn work(&self, launch: &Launch<'_>, grid: [i64; 3], queue: &Queue, thread: usize) {
         with_scratch(|scratch| {
             let mut parts = scratch.fit(&self.needs);
             parts.work.begin();
-            while let Some(index) = queue.take(thread) {
+            while let Some(index) = queue.take(thread as u64) {
                 // The splits of a sequence are neighbours: those that are not there are then in every share.
                 let (x, z) = (grid[0] as u64, grid[2] as u64);
                 let block = [index % x, index / x / z, index / x % z].map(|i| i as i64);
@@ -141,7 +139,6 @@ impl CpuKernel {
                 }
             }
         });
-        queue.wait();
     }
 
     fn params(&self, dims: &Dims) -> Result<SmallVec<[i64; 16]>, CpuError> {
@@ -232,19 +229,6 @@ impl CpuKernel {
     }
 }
 
-/// Calls `work` `workers` times, at least once, on as many threads of the current pool as are free. Allocates nothing.
-fn fan_out(workers: u64, work: &(impl Fn() + Sync)) {
-    match workers {
-        0 | 1 => work(),
-        _ => {
-            rayon::join(|| fan_out(workers / 2, work), || fan_out(workers - workers / 2, work));
-        }
-    }
-}
-
-/// How long a thread that has no blocks left waits for the others.
-const LINGER: Duration = Duration::from_micros(200);
-
 /// Most shares of the blocks of a launch.
 const SHARES: usize = 64;
 
@@ -255,8 +239,6 @@ struct Queue {
     next: [AtomicU64; SHARES],
     blocks: u64,
     shares: u64,
-    /// Threads that are not yet without blocks.
-    working: AtomicU64,
     /// The first block that has failed.
     failed: AtomicU64,
     failure: Mutex<Option<(u64, Fault)>>,
@@ -269,7 +251,6 @@ impl Queue {
             next: std::array::from_fn(|share| AtomicU64::new(Queue::start(blocks, shares, share as u64))),
             blocks,
             shares,
-            working: AtomicU64::new(0),
             failed: AtomicU64::new(u64::MAX),
             failure: Mutex::new(None),
         }
@@ -287,16 +268,6 @@ impl Queue {
             let end = Queue::start(self.blocks, self.shares, share + 1);
             (index < end.min(self.failed.load(Ordering::Relaxed))).then_some(index)
         })
-    }
-
-    /// Waits, though not for long, until no thread has blocks any more. One that is asleep by then takes as long to wake as a small
-    /// kernel takes to run, and the next one mostly follows at once.
-    fn wait(&self) {
-        self.working.fetch_sub(1, Ordering::Relaxed);
-        let start = Instant::now();
-        while self.working.load(Ordering::Relaxed) > 0 && start.elapsed() < LINGER {
-            std::thread::yield_now();
-        }
     }
 
     /// A share's blocks are taken in order, so every block before the first failing one runs to its end, whatever the threads.

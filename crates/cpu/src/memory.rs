@@ -63,6 +63,11 @@ impl CpuBuffer {
         })
     }
 
+    /// Whether another buffer has the same memory, or a part of it.
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.memory) > 1
+    }
+
     /// Its length in bytes.
     pub fn len(&self) -> usize {
         self.range.len()

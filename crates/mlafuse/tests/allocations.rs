@@ -17,13 +17,20 @@ static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    /// Whether this thread's calls count: those of a pool while it works. A thread of an earlier pool may end at any time later, and
-    /// what it hands on then allocates.
+    /// Whether this thread's calls count: those of a pool while it works, and of the helpers that launches make. A thread of an
+    /// earlier pool may end at any time later, and what it hands on then allocates.
     static COUNTS: Cell<bool> = const { Cell::new(false) };
 }
 
+/// Helpers are known by their names.
+fn counts() -> bool {
+    let mut name = [0u8; 16];
+    // SAFETY: it writes 16 bytes.
+    COUNTS.get() || unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) == 0 } && name.starts_with(b"mlafuse-")
+}
+
 fn taken(bytes: usize) {
-    if COUNTS.get() {
+    if counts() {
         CALLS.fetch_add(1, Ordering::Relaxed);
     }
     let live = LIVE.fetch_add(bytes, Ordering::Relaxed) + bytes;

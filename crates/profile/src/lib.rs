@@ -16,6 +16,7 @@ mod measure;
 mod memory;
 mod rate;
 mod report;
+mod sweep;
 mod trace;
 mod work;
 
@@ -26,5 +27,6 @@ pub use measure::{Options, Plans, median, profile};
 pub use memory::free_memory;
 pub use rate::Rate;
 pub use report::{Bound, KernelProfile, PlanProfile, Profile, Profiles, Simulated};
+pub use sweep::Sweep;
 pub use trace::chrome_trace;
 pub use work::{Work, kernel_work};

@@ -18,7 +18,7 @@ use crate::{Buffer, Device, Kernel, RuntimeError, cpu_level, processor};
 /// Bytes of scratch a thread beyond which a schedule that somebody suggests is refused: many times what a core's cache holds.
 const MOST_SCRATCH: usize = 64 << 20;
 
-/// This machine's processor, with the instructions of one level. Kernels run on the current rayon pool.
+/// This machine's processor, with the instructions of one level. Kernels run on as many threads as the current rayon pool has.
 pub(crate) struct Cpu {
     level: Level,
     /// Of this machine, whether or not a pool uses them all.
@@ -84,11 +84,6 @@ impl Device for Cpu {
             1 => self.processors,
             _ => 2 * self.processors,
         }
-    }
-
-    /// On one of the pool's threads: waking them once is enough.
-    fn run(&self, launches: &mut (dyn FnMut() + Send)) {
-        rayon::scope(|_| launches());
     }
 
     fn prepare(&self, plan: &Plan, region: &Region, dims: &Dims) -> Result<Prepared, RuntimeError> {

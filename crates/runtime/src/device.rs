@@ -33,6 +33,14 @@ impl Buffer {
         }
     }
 
+    /// Whether another buffer has the same memory.
+    pub(crate) fn is_shared(&self) -> bool {
+        match self {
+            Buffer::Host(buffer) => buffer.is_shared(),
+            Buffer::Sim(buffer) => Arc::strong_count(buffer) > 1,
+        }
+    }
+
     /// Whether it has no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -76,11 +84,6 @@ pub trait Device: Send + Sync {
     /// It does not follow from the number of threads, so that equal launches give equal bits.
     fn blocks(&self, _sequences: usize) -> usize {
         64
-    }
-
-    /// Makes launches that follow each other, from where they cost least.
-    fn run(&self, launches: &mut (dyn FnMut() + Send)) {
-        launches();
     }
 
     /// Makes a kernel of a plan executable, for launches of about the sizes in `dims`. Launches of any size give right

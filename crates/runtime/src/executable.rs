@@ -127,7 +127,8 @@ impl Executable {
     }
 
     /// Launches every kernel in order. `inputs` are bound by the graph's input names, others among them are ignored; a
-    /// cache is written in place. Where `dims` has no `Z`, attention is split by [`with_splits`].
+    /// cache is written in place. Where `dims` has no `Z`, attention is split by [`with_splits`]. A later run takes the memory of
+    /// outputs that nobody else holds by then.
     ///
     /// # Errors
     /// [`RuntimeError::MissingInput`], [`RuntimeError::InputSize`] and [`RuntimeError::BufferSize`] before anything is
@@ -136,14 +137,15 @@ impl Executable {
     pub fn run(&self, dims: &Dims, inputs: &BTreeMap<String, Buffer>) -> Result<Run, RuntimeError> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut frame = kept.unwrap_or_default();
+        // The outputs are the caller's, for as long as there is one.
+        frame.release_shared();
         let find = |name: &str| inputs.get(name);
         let run = self.launch_in(&mut frame, dims, &find).map(|()| Run {
             outputs: self.outputs(&frame.bound),
             kernels: self.kernel_times(&mut frame).collect(),
             splits: with_splits(dims, self.device.as_ref()).get(Symbol::Z).unwrap_or(1),
         });
-        // The outputs are the caller's.
-        frame.bound.clear();
+        frame.release_inputs(&self.plan);
         self.keep(frame);
         run
     }
@@ -176,10 +178,7 @@ impl Executable {
         let arena = frame.take_arena(&self.plan, &dims);
         let arena = arena.map_err(|error| self.size_error(error, &dims))?;
         let temporaries = Temporaries::new(self.device.as_ref(), &self.plan, &arena, frame.memory.take())?;
-        let mut launched = Ok(());
-        let (bound, launches) = (&mut frame.bound, &mut frame.launches);
-        self.device
-            .run(&mut || launched = self.launch(&dims, bound, &temporaries, launches));
+        let launched = self.launch(&dims, &mut frame.bound, &temporaries, &mut frame.launches);
         frame.memory = temporaries.into_memory();
         frame.arena = Some(arena);
         launched
@@ -376,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_between_kernels_is_reused_and_outputs_are_not() {
+    fn memory_between_kernels_is_reused_and_that_of_outputs_once_nobody_holds_it() {
         let executable = executable();
         let device = executable.device().as_ref();
         let run = |rows: usize, start: f32| {
@@ -392,7 +391,7 @@ mod tests {
             );
             (values, run.outputs["b"].clone())
         };
-        let runs = [run(3, 0.0), run(1, 50.0), run(5, 100.0)];
+        let runs = [run(3, 0.0), run(3, 30.0), run(1, 50.0), run(5, 100.0)];
         let arena = executable.plan().arena(&Dims::new().with(Symbol::T, 5)).unwrap();
         assert_eq!(
             executable.kept.lock().unwrap().as_ref().map(Frame::memory_bytes),
@@ -407,6 +406,10 @@ mod tests {
                 .collect();
             assert_eq!(found, values);
         }
+        let (_, held) = run(5, 0.0);
+        assert!(held.is_shared(), "the executable keeps it for its next run");
+        let _ = run(5, 1.0);
+        assert!(!held.is_shared(), "which has found it held and let go");
     }
 
     /// Suggests one schedule for every kernel.

@@ -28,6 +28,13 @@ impl Frame {
         }
     }
 
+    /// Lets go of memory that others hold too.
+    pub(crate) fn release_shared(&mut self) {
+        for slot in &mut self.bound {
+            slot.take_if(|buffer| buffer.is_shared());
+        }
+    }
+
     /// Bytes of the memory between kernels.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.memory.as_ref().map_or(0, Buffer::len)

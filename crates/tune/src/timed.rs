@@ -3,26 +3,21 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;
 
 use mlafuse_codegen::schedule::Schedule;
 use mlafuse_ir::plan::BufferId;
 use mlafuse_ir::size::Dims;
-use mlafuse_profile::{ProfileError, free_memory, random_buffer};
+use mlafuse_profile::{ProfileError, Sweep, free_memory, random_buffer};
 use mlafuse_runtime::{Buffer, Device, Identity, Kernel, with_splits};
 
 use crate::{Contest, Judge, Key, Task, TuneError};
 
-/// Words that every thread reads before a launch: more than a core's own caches hold. What is shared among cores keeps what a
-/// kernel read the last time, as it may between two steps of a layer.
-const SWEPT: usize = (8 << 20) / size_of::<u64>();
-
 /// Times launches on a device.
 pub struct Timed {
     device: Arc<dyn Device>,
-    swept: Vec<u64>,
+    sweep: Sweep,
     /// The last kernel's weights and other floats by name and size: filling them takes longer than many a launch.
     filled: RefCell<BTreeMap<(String, usize), Buffer>>,
 }
@@ -32,7 +27,7 @@ impl Timed {
     pub fn new(device: Arc<dyn Device>) -> Timed {
         Timed {
             device,
-            swept: vec![1; SWEPT],
+            sweep: Sweep::default(),
             filled: RefCell::default(),
         }
     }
@@ -59,12 +54,6 @@ impl Timed {
         }
         self.filled.replace(filled);
         Ok(memory)
-    }
-
-    /// Leaves other things in the caches of the threads that kernels run on.
-    fn sweep(&self) {
-        let words = &self.swept;
-        rayon::broadcast(|_| black_box(words.iter().fold(0u64, |sum, word| sum.wrapping_add(*word))));
     }
 }
 
@@ -130,7 +119,7 @@ impl Contest for TimedContest<'_> {
             }
         };
         let buffers: Vec<&Buffer> = ids.iter().filter_map(|id| self.memory.get(id)).collect();
-        self.judge.sweep();
+        self.judge.sweep.run();
         let start = Instant::now();
         kernel.launch(&self.dims, &buffers)?;
         Ok(start.elapsed().as_secs_f64() * 1e6)

@@ -84,7 +84,7 @@ pub fn run(args: &Args) -> Result<Report> {
     }
     let config = model::resolve(&args.model)?;
     let device = open(device)?;
-    options::compute_here(args.threads)?;
+    options::use_threads(args.threads)?;
     let (dtype, page_size) = (args.sizes.dtype.dtype(), args.sizes.page_size as usize);
     let dims = dims(args, &config, new_tokens as usize);
     let graph = layer_graph(&config, dtype, page_size)?;

@@ -134,7 +134,7 @@ pub fn run(args: &Args) -> Result<Report> {
         .as_deref()
         .map(|file| Expectation::read(file, &inputs))
         .transpose()?;
-    options::compute_here(args.threads)?;
+    options::use_threads(args.threads)?;
     let layer = load(args, &config)?;
     let outcome = compute(args, &layer, &inputs)?;
     let mut tensors = vec![("prefill_out", outcome.prefill.clone())];

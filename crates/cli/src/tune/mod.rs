@@ -112,7 +112,7 @@ pub fn run(args: &Args) -> Result<Report> {
         check_output_file("--records", file)?;
     }
     let config = model::resolve(&args.model)?;
-    options::compute_here(args.threads)?;
+    options::use_threads(args.threads)?;
     let file = RecordFile::new(args.file()?);
     let (judge, layer) = args.judge(&config)?;
     let mut launches = Vec::new();
