@@ -219,6 +219,24 @@ mod tests {
         }
     }
 
+    proptest! {
+        /// As many blocks wanted as there are processors: none of them has more than its share of the whole.
+        #[test]
+        fn two_sequences_come_out_even(
+            kv_lens in proptest::array::uniform2(1usize..20_000),
+            processors in 1usize..70,
+        ) {
+            let (program, _) = attention(&schedule(HEADS, 64));
+            let dims = dims(2, [processors, processors, 1]);
+            let tiles: usize = kv_lens.iter().map(|len| len.div_ceil(64)).sum();
+            let share = tiles.div_ceil(processors) as i64;
+            let sizes = (0..2).flat_map(|b| planned(&program, &dims, &kv_lens, b)).map(|[begin, end]| end - begin);
+            let (whole, rest): (Vec<i64>, Vec<i64>) = sizes.filter(|&size| size > 0).partition(|&size| size == share);
+            let of_rest = if rest.iter().sum::<i64>() <= share { rest.len().min(1) } else { rest.len() };
+            prop_assert!(rest.iter().all(|&size| size < share) && whole.len() + of_rest <= processors);
+        }
+    }
+
     fn dims_of_equal(dims: &Dims, cached: usize) -> Dims {
         dims.clone().with(Symbol::B, 1).with(Symbol::S, cached)
     }

@@ -77,11 +77,12 @@ impl Device for Cpu {
         Ok(host(buffer)?.read_bytes(offset, out)?)
     }
 
-    /// Each costs attention queries to pack and results to combine. A sequence that is alone is cut evenly, one for each processor
-    /// of the machine; others may have any lengths, and come out even enough with two.
+    /// Each costs attention queries to pack and results to combine. One for each processor of the machine is enough for a sequence
+    /// that is alone, and for two: cut at that share of the whole, what their last blocks lack makes a whole block or none. More
+    /// of any lengths come out even enough with two.
     fn blocks(&self, sequences: usize) -> usize {
         match sequences {
-            1 => self.processors,
+            1 | 2 => self.processors,
             _ => 2 * self.processors,
         }
     }
