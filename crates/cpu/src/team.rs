@@ -7,7 +7,7 @@ use std::any::Any;
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Mutex, PoisonError, TryLockError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
@@ -66,33 +66,28 @@ impl Team {
     }
 
     fn run(&'static self, threads: usize, work: &(dyn Fn(usize) + Sync)) {
-        let helpers = match self.helpers.try_lock() {
+        let mut helpers = match self.helpers.try_lock() {
             Ok(helpers) => helpers,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return work(0),
         };
         let wanted = threads.saturating_sub(1).min(MOST);
-        let helpers = self.grown(helpers, wanted);
+        self.grow(&mut helpers, wanted);
         let asked = &helpers[..wanted.min(helpers.len())];
         self.call.begin(asked.len(), work);
         asked.iter().for_each(Thread::unpark);
-        // Also where this thread's own part panics: what helpers work on is its caller's.
-        let rest = WaitForRest(&self.call);
-        work(0);
-        drop(rest);
-        let panic = self.call.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // Where this thread's own part panics, helpers are waited for all the same: what they work on is its caller's.
+        let mine = catch_unwind(AssertUnwindSafe(|| work(0)));
+        self.call.wait();
+        let of_helper = self.call.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(helpers);
-        if let Some(panic) = panic {
+        if let Some(panic) = mine.err().or(of_helper) {
             resume_unwind(panic);
         }
     }
 
-    /// With so many helpers, where the system gives the threads.
-    fn grown<'a>(
-        &'static self,
-        mut helpers: MutexGuard<'a, Vec<Thread>>,
-        wanted: usize,
-    ) -> MutexGuard<'a, Vec<Thread>> {
+    /// Makes them so many helpers, where the system gives the threads.
+    fn grow(&'static self, helpers: &mut Vec<Thread>, wanted: usize) {
         while helpers.len() < wanted {
             let index = helpers.len() + 1;
             let seen = self.call.number.load(Ordering::Relaxed);
@@ -105,7 +100,6 @@ impl Team {
                 }
             }
         }
-        helpers
     }
 }
 
@@ -115,8 +109,7 @@ impl Call {
         if asked == 0 {
             return;
         }
-        // SAFETY: no helper is busy, so none reads it; `WaitForRest` keeps the caller from returning, and so `work` alive, until none
-        // is again.
+        // SAFETY: no helper is busy, so none reads it; `Team::run` does not return before none is again, so that `work` lives.
         unsafe {
             *self.work.get() = Some(std::mem::transmute::<
                 &(dyn Fn(usize) + Sync),
@@ -127,6 +120,13 @@ impl Call {
         let calls = self.number.load(Ordering::Relaxed) >> ASKED_BITS;
         let number = (calls + 1) << ASKED_BITS | asked as u64;
         self.number.store(number, Ordering::Release);
+    }
+
+    /// Waits until no helper is busy.
+    fn wait(&self) {
+        while self.busy.load(Ordering::Acquire) > 0 {
+            thread::yield_now();
+        }
     }
 
     /// What helper number `index` does as long as the process lives; it was made after the call `seen`.
@@ -157,17 +157,6 @@ impl Call {
             *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
         }
         self.busy.fetch_sub(1, Ordering::Release);
-    }
-}
-
-/// Waits, where it ends, until no helper is busy.
-struct WaitForRest<'a>(&'a Call);
-
-impl Drop for WaitForRest<'_> {
-    fn drop(&mut self) {
-        while self.0.busy.load(Ordering::Acquire) > 0 {
-            thread::yield_now();
-        }
     }
 }
 
@@ -250,5 +239,15 @@ mod tests {
             assert_eq!(ended.into_inner(), 3);
             assert_eq!(calls(team, 3), expected(3));
         }
+    }
+
+    #[test]
+    fn what_is_left_of_several_panics_is_not_the_next_caller_s() {
+        let team = team();
+        let caught = catch_unwind(AssertUnwindSafe(|| {
+            team.run(3, &|index| panic!("thread {index} fails"))
+        }));
+        assert_eq!(caught.unwrap_err().downcast_ref::<String>().unwrap(), "thread 0 fails");
+        assert_eq!(calls(team, 3), expected(3));
     }
 }
