@@ -174,10 +174,7 @@ mod tests {
     fn dims(sequences: usize, [most, blocks, fewest]: [usize; 3]) -> Dims {
         let symbols = [Symbol::B, Symbol::T, Symbol::Z, Symbol::W, Symbol::F];
         let values = [sequences, 1, most, blocks, fewest];
-        symbols
-            .into_iter()
-            .zip(values)
-            .fold(Dims::new(), |dims, (symbol, value)| dims.with(symbol, value))
+        symbols.into_iter().zip(values).collect()
     }
 
     proptest! {

@@ -14,10 +14,7 @@ const DEEPSEEK_V3: &str = "heads=128,d_model=7168,d_latent=512,d_rope=64,d_nope=
 
 fn typical() -> Dims {
     let symbols = [Symbol::B, Symbol::T, Symbol::S, Symbol::P, Symbol::N, Symbol::L];
-    symbols
-        .into_iter()
-        .zip([4, 1, 4096, 64, 512, 4096])
-        .fold(Dims::new(), |dims, (symbol, n)| dims.with(symbol, n))
+    symbols.into_iter().zip([4, 1, 4096, 64, 512, 4096]).collect()
 }
 
 /// As the paper writes it.

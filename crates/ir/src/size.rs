@@ -137,6 +137,14 @@ impl Dims {
     }
 }
 
+/// Of a symbol that comes twice the last value counts.
+impl FromIterator<(Symbol, usize)> for Dims {
+    fn from_iter<I: IntoIterator<Item = (Symbol, usize)>>(bindings: I) -> Dims {
+        let bindings = bindings.into_iter();
+        bindings.fold(Dims::new(), |dims, (symbol, value)| dims.with(symbol, value))
+    }
+}
+
 /// A product of dimensions, such as a stride: `coefficient × symbols`, symbols sorted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Size {

@@ -306,9 +306,7 @@ mod tests {
             output \"cache\" %written }";
         let graph = parse(text).unwrap();
         let dims = [(Symbol::B, 2), (Symbol::T, 1), (Symbol::S, 7)];
-        let dims = dims
-            .into_iter()
-            .fold(Dims::new(), |dims, (symbol, n)| dims.with(symbol, n));
+        let dims = Dims::from_iter(dims);
         let total = |plan: &Plan| works(plan, &dims).iter().map(|(_, bytes, _)| bytes).sum::<u64>();
         let (fused, unfused) = (fused(&graph).unwrap(), unfused(&graph).unwrap());
         let (rows, gain, entries, lens) = (2 * 10 * 2, 10 * 2, 2 * 4, 2 * 2 * 4);
@@ -332,9 +330,7 @@ mod tests {
             (Symbol::R, 16),
             (Symbol::G, 64),
         ];
-        let dims = dims
-            .into_iter()
-            .fold(Dims::new(), |dims, (symbol, n)| dims.with(symbol, n));
+        let dims = Dims::from_iter(dims);
         let fused = works(&fused(&graph).unwrap(), &dims);
         let (table, lens, row) = (2 * 2 * 4, 2 * 4, 10 * 2);
         let partial = 2 * 2 * 3 * 8 * 4 + 2 * 2 * 3 * 4;
@@ -369,9 +365,7 @@ mod tests {
             (Symbol::P, 2),
             (Symbol::Z, 1),
         ];
-        let dims = dims
-            .into_iter()
-            .fold(Dims::new(), |dims, (symbol, n)| dims.with(symbol, n));
+        let dims = Dims::from_iter(dims);
         let work = |name: &str| kernel_work(&plan, plan.kernel(name).unwrap(), &dims).unwrap();
         let (query, rows, table, lens) = (2 * 3 * 10 * 2, 2 * 7 * 10 * 2, 2 * 2 * 4, 2 * 2 * 4);
         let (result, lse) = (2 * 3 * 8 * 2, 2 * 3 * 4);
@@ -394,9 +388,7 @@ mod tests {
             (Symbol::P, 2),
             (Symbol::Z, 2),
         ];
-        let dims = dims
-            .into_iter()
-            .fold(Dims::new(), |dims, (symbol, n)| dims.with(symbol, n));
+        let dims = Dims::from_iter(dims);
         let work = kernel_work(&plan, plan.kernel("combine").unwrap(), &dims).unwrap();
         let partial = 2 * 2 * 3 * 8 * 4 + 2 * 2 * 3 * 4;
         let (weight, output) = (3 * 5 * 8 * 2, 2 * 3 * 5 * 2);
@@ -431,9 +423,7 @@ mod tests {
             (Symbol::P, 2),
             (Symbol::N, 99),
         ];
-        let dims = dims
-            .into_iter()
-            .fold(Dims::new(), |dims, (symbol, n)| dims.with(symbol, n));
+        let dims = Dims::from_iter(dims);
         let (table, lens) = (2 * 2 * 4, 2 * 4);
         let [k, v] = [5, 6].map(|width| 2 * 7 * 3 * width * 2);
         let latents = 2 * 7 * 8 * 2 + table + lens;

@@ -41,9 +41,7 @@ pub(crate) fn dims(batch: usize, kv_len: usize) -> Dims {
         (Symbol::R, 16),
         (Symbol::G, 64),
     ];
-    sizes
-        .into_iter()
-        .fold(Dims::new(), |dims, (symbol, n)| dims.with(symbol, n))
+    Dims::from_iter(sizes)
 }
 
 pub(crate) fn identity() -> Identity {

@@ -94,10 +94,7 @@ const LEAST_GAIN: f64 = 1e-9;
 /// As [`rewrite_with`], for symbols other than B, T and S.
 pub fn rewrite_weights(graph: &Graph, machine: &Machine) -> Result<Rewritten, RewriteError> {
     let small = [(Symbol::B, 1), (Symbol::T, 1), (Symbol::S, 4096)];
-    let dims = small
-        .into_iter()
-        .fold(Dims::new(), |dims, (symbol, n)| dims.with(symbol, n));
-    rewrite_with(graph, &dims, machine, &Rule::LOAD)
+    rewrite_with(graph, &Dims::from_iter(small), machine, &Rule::LOAD)
 }
 
 /// Rewrites `graph` by [`Rule::LAUNCH`]: for launches of the sizes in `dims` on `machine`, with the weights as they are.

@@ -80,20 +80,26 @@ pub(super) unsafe fn one_by_four(
         // SAFETY: the caller's promise.
         unsafe {
             x::<4>(rows, step);
-            pass::<6>(p(columns[0], step), PACKED_LINE);
-            begin.sum_if::<0>(first);
-            dot::<0, 4, 6>();
-            pass::<7>(p(columns[1], step), PACKED_LINE);
-            begin.sum_if::<1>(first);
-            dot::<1, 4, 7>();
-            pass::<6>(p(columns[2], step), PACKED_LINE);
-            begin.sum_if::<2>(first);
-            dot::<2, 4, 6>();
-            pass::<7>(p(columns[3], step), PACKED_LINE);
-            begin.sum_if::<3>(first);
-            dot::<3, 4, 7>();
+            column::<0, 6>(begin, columns[0], step, first);
+            column::<1, 7>(begin, columns[1], step, first);
+            column::<2, 6>(begin, columns[2], step, first);
+            column::<3, 7>(begin, columns[3], step, first);
         }
         beside.after_step();
+    }
+}
+
+/// A step of a packed tile that passes by, whose tile of rows is in a register, and its sums before the first.
+///
+/// # Safety
+/// AMX is configured; there are the step of the columns, and the sums that `begin` names.
+#[inline(always)]
+unsafe fn column<const SUM: usize, const TILE: usize>(begin: &Begin, columns: *const u32, step: usize, first: bool) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        pass::<TILE>(p(columns, step), PACKED_LINE);
+        begin.sum_if::<SUM>(first);
+        dot::<SUM, 4, TILE>();
     }
 }
 
