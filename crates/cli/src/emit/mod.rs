@@ -52,7 +52,7 @@ pub struct Args {
     /// With --stage plan: the plan as a graph in the DOT language of Graphviz.
     #[arg(long)]
     graphviz: bool,
-    /// With --stage launch: splits of the cached tokens in attention.
+    /// With --stage launch: splits of the cached tokens in attention; a combine without a projection has two at least.
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = options::parts())]
     splits: Option<u32>,
     /// With --stage launch: seed of the random inputs; 0 where left out.
